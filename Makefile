@@ -1,0 +1,85 @@
+# Everything here works in a fresh checkout: the environment makes itself, in .venv, from requirements.lock.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The stamps carry the checkout's own path: a copied or moved checkout makes itself a new environment instead of
+# quietly running the code of the old place.
+HERE := $(shell pwd -P | cksum | cut -d ' ' -f 1)
+LOCKED := $(VENV)/locked-$(HERE)
+READY := $(VENV)/ready-$(HERE)
+
+LOCK_COMMAND = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command 'make lock' --extra log --extra monitor --group dev \
+	pyproject.toml --output-file requirements.lock
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help dev demo test check proto format lock clean
+
+help:
+	@echo 'make demo    run the whole mission on this machine: sign, log, prove, verify, refuse, catch a split view'
+	@echo 'make test    run every test                  (make test ARGS="-k note" runs some)'
+	@echo 'make check   formatting, lint, types, import layers, generated code, then every test'
+	@echo 'make dev     make the environment in .venv, and nothing else'
+	@echo 'make format  format the code and apply the safe fixes of the linter'
+	@echo 'make proto   derive treehead/v1 from protos/ again'
+	@echo 'make lock    resolve requirements.lock again  (make lock ARGS=--upgrade takes newer versions)'
+	@echo 'make clean   remove the environment and every cache'
+	@echo
+	@echo 'The first of them that needs it makes .venv, with $(PYTHON) (choose another: make demo PYTHON=python3.12).'
+
+dev: $(READY)
+
+$(LOCKED): requirements.lock
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo 'Treehead needs Python 3.11 or newer; there is no "$(PYTHON)" here: name yours, as in make dev PYTHON=/path/to/python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Treehead needs Python 3.11 or newer; "$(PYTHON)" is older: name another, as in make dev PYTHON=/path/to/python3.12' >&2; exit 1; }
+	@echo 'dev: making $(VENV) from requirements.lock (a minute or so, once)'
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo '"$(PYTHON)" cannot make a virtual environment: install its venv module (Debian and Ubuntu: python3-venv)' >&2; rm -rf $(VENV); exit 1; }
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	@touch $@
+
+$(READY): $(LOCKED) pyproject.toml
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: dev
+	@$(BIN)/treehead demo $(ARGS)
+
+test: dev
+	@$(BIN)/pytest $(ARGS)
+
+check: dev
+	@echo 'check: formatting'
+	@$(BIN)/ruff format --check .
+	@echo 'check: lint'
+	@$(BIN)/ruff check --quiet .
+	@echo 'check: types'
+	@$(BIN)/mypy
+	@echo 'check: import layers'
+	@$(BIN)/lint-imports
+	@echo 'check: generated code'
+	@$(BIN)/python scripts/generate_protobuf.py --check
+	@echo 'check: tests'
+	@$(BIN)/pytest $(ARGS)
+
+proto: dev
+	@$(BIN)/python scripts/generate_protobuf.py
+
+format: dev
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+lock: dev
+	@$(BIN)/$(LOCK_COMMAND) $(ARGS)
+
+clean:
+	@rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
