@@ -64,7 +64,7 @@ check: dev
 	@echo 'check: types'
 	@$(BIN)/mypy
 	@echo 'check: import layers'
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@echo 'check: generated code'
 	@$(BIN)/python scripts/generate_protobuf.py --check
 	@echo 'check: tests'

@@ -38,11 +38,9 @@ def derive(target: Path) -> None:
         # protoc finds the mypy plugins beside this interpreter, not wherever the caller's PATH leads.
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
         command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{SOURCES}", f"-I{well_known}", *outputs, *contract]
-        done = subprocess.run(
-            command, env={**os.environ, "PATH": path}, stderr=subprocess.PIPE, text=True, check=False
-        )
+        done = subprocess.run(command, env={**os.environ, "PATH": path}, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            sys.stderr.write(done.stderr)    # the plugins also write their progress there, which nobody needs
+            sys.stderr.write(done.stderr)  # the plugins also write their progress there, which nobody needs
             done.check_returncode()
         target.mkdir(parents=True, exist_ok=True)
         for stale in generated(target):
