@@ -83,5 +83,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (FileNotFoundError, subprocess.CalledProcessError) as problem:
+    except FileNotFoundError as problem:
         sys.exit(f"generate_protobuf: {problem}")
+    except subprocess.CalledProcessError:
+        sys.exit("generate_protobuf: protoc refused the contract, for the reason above; nothing was written")
