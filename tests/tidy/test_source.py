@@ -55,6 +55,8 @@ def lenient_codecs(source: str) -> list[str]:
                 used = [f"json.{alias.name}" for alias in names if alias.name in JSON_READERS]
             case ast.Attribute(value=ast.Name(id="json"), attr=attribute) if attribute in JSON_READERS:
                 used = [f"json.{attribute}"]
+            case ast.Call(args=[ast.Constant()]):
+                continue  # a constant of the program's own is nobody's input
             case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)) if name in CODEC_CALLS:
                 used = [name]
             case _:
@@ -168,3 +170,7 @@ def test_the_rules_bite(rule: Callable[[str], list[str]], source: str) -> None:
 )
 def test_naming_a_number_type_is_no_offence(source: str) -> None:
     assert bare_numbers(source) == []
+
+
+def test_a_constant_spelled_in_hexadecimal_is_no_offence() -> None:
+    assert lenient_codecs('PREFIX = bytes.fromhex("302a")') == []
