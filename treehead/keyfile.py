@@ -1,0 +1,50 @@
+"""Private keys on disk: PKCS#8 PEM files that nobody but their owner can read."""
+
+from __future__ import annotations
+
+import secrets
+import stat
+from pathlib import Path
+
+from treehead.errors import TooLargeError, UsageError
+from treehead.files import read_limited, write_new
+from treehead.keys import (
+    PRIVATE_KEY_BYTES_MAX,
+    SEED_BYTES,
+    PrivateKey,
+    Scheme,
+    format_private_key,
+    parse_private_key,
+)
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def create_private_key(path: Path, *, scheme: Scheme, passphrase: bytes | None) -> PrivateKey:
+    """Make a key from fresh randomness and write it to a new file of mode 0600, encrypted if a passphrase is given.
+
+    Raises:
+        UsageError: the file exists or cannot be created.
+    """
+    key = PrivateKey.from_seed(scheme=scheme, seed=secrets.token_bytes(SEED_BYTES))
+    write_new(path, format_private_key(key, passphrase=passphrase), mode=0o600)
+    return key
+
+
+def read_private_key(path: Path, *, passphrase: bytes | None) -> PrivateKey:
+    """Read a key file.
+
+    Raises:
+        UsageError: the file cannot be read, others can read or write it, or it holds no key that this passphrase opens.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as exc:
+        raise UsageError(f"cannot read private key {path}: {exc.strerror}") from exc
+    if mode & _OTHERS:
+        raise UsageError(f"private key {path} is accessible to others (mode {mode & 0o777:04o}): run chmod 600 {path}")
+    try:
+        pem = read_limited(path, bytes_max=PRIVATE_KEY_BYTES_MAX, what="private key")
+        return parse_private_key(pem, passphrase=passphrase)
+    except (UsageError, TooLargeError) as exc:
+        raise UsageError(f"{path}: {exc}") from exc

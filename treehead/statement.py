@@ -1,0 +1,154 @@
+"""in-toto Statements: what a publisher says about an artifact, and the release predicate that `treehead sign` makes.
+
+A statement names subjects (file name and digests), a predicate type and a predicate. The names that look-ups, watches
+and trust rules use come from here, that is from signed bytes, and from nowhere else.
+
+Statements of others are read, too: only the members that in-toto Statement v1 defines are interpreted, and the JSON
+need not be canonical, because the signature covers the bytes as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from treehead.encoding import Fields, JsonValue, format_canonical_json, parse_hex, parse_json_object
+from treehead.errors import MalformedError
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+RELEASE_PREDICATE = "https://treehead.dev/release/v1"
+
+STATEMENT_BYTES_MAX = 65_535
+SUBJECTS_MAX = 256
+NAME_CHARS_MAX = 512
+
+_PURL_OCTETS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_~:")
+DIGEST_BYTES = {"sha256": 32, "sha512": 64}
+"""The digest algorithms that are read from statements, and their lengths; others are ignored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One artifact: its name (a file name, for releases) and its digests by algorithm, such as `sha256`."""
+
+    name: str
+    digests: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """The release predicate: which package version a file belongs to. `size` is in bytes."""
+
+    purl: str
+    ecosystem: str
+    name: str
+    version: str
+    filename: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """A statement. `release` is None when the predicate is not Treehead's own."""
+
+    subjects: tuple[Subject, ...]
+    predicate_type: str
+    release: Release | None
+
+
+def parse_statement(payload: bytes) -> Statement:
+    """Read a statement's bytes.
+
+    Of a predicate that is not the release predicate only the type is kept.
+
+    Raises:
+        MalformedError: payload is no in-toto Statement v1, has no subject or digest, or a release that contradicts
+        itself.
+    """
+    fields = Fields(parse_json_object(payload, what="statement", bytes_max=STATEMENT_BYTES_MAX), path="statement")
+    if fields.text("_type") != STATEMENT_TYPE:
+        raise MalformedError(f"field statement._type is not {STATEMENT_TYPE}")
+    items = fields.array("subject")
+    if not 0 < len(items) <= SUBJECTS_MAX:
+        raise MalformedError(f"field statement.subject has {len(items)} subjects, not 1 to {SUBJECTS_MAX}")
+    subjects = tuple(
+        _parse_subject(Fields(item, path=f"statement.subject[{number}]")) for number, item in enumerate(items)
+    )
+    predicate_type = fields.text("predicateType")
+    release = None
+    if predicate_type == RELEASE_PREDICATE:
+        release = _parse_release(fields.object("predicate"))
+        if len(subjects) != 1 or subjects[0].name != release.filename:
+            raise MalformedError("field statement.predicate.filename does not name the one subject")
+        fields.finish()
+    return Statement(subjects=subjects, predicate_type=predicate_type, release=release)
+
+
+def _parse_subject(fields: Fields) -> Subject:
+    name = _name(fields, "name")
+    digest_fields = fields.object("digest")
+    digests = {
+        algorithm: parse_hex(
+            digest_fields.text(algorithm), what=f"field {digest_fields.path(algorithm)}", length=length
+        )
+        for algorithm, length in DIGEST_BYTES.items()
+        if digest_fields.has(algorithm)
+    }
+    if not digests:
+        raise MalformedError(f"field {fields.path('digest')} has none of {', '.join(DIGEST_BYTES)}")
+    return Subject(name=name, digests=digests)
+
+
+def _parse_release(fields: Fields) -> Release:
+    release = Release(
+        purl=_name(fields, "purl"),
+        ecosystem=_name(fields, "ecosystem"),
+        name=_name(fields, "name"),
+        version=fields.text("version"),
+        filename=_name(fields, "filename"),
+        size=fields.size("size"),
+    )
+    fields.finish()
+    if release.purl != format_purl(ecosystem=release.ecosystem, name=release.name, version=release.version):
+        raise MalformedError(f"field {fields.path('purl')} does not spell the ecosystem, name and version beside it")
+    return release
+
+
+def _name(fields: Fields, member: str) -> str:
+    name = fields.text(member)
+    if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
+        raise MalformedError(f"field {fields.path(member)} is not 1 to {NAME_CHARS_MAX} printable characters")
+    return name
+
+
+def format_purl(*, ecosystem: str, name: str, version: str) -> str:
+    """The package URL of a version: `pkg:ecosystem/name@version`, without qualifiers or subpath (purl-spec).
+
+    Slashes in `name` separate namespace from name, as in `@scope/name`; an empty version is left out.
+    """
+    path = "/".join(map(_percent_encode, name.split("/")))
+    return f"pkg:{ecosystem}/{path}" + (f"@{_percent_encode(version)}" if version else "")
+
+
+def _percent_encode(text: str) -> str:
+    return "".join(chr(octet) if octet in _PURL_OCTETS else f"%{octet:02X}" for octet in text.encode())
+
+
+def format_release_statement(release: Release, *, digests: Mapping[str, bytes]) -> bytes:
+    """The statement's bytes (canonical JSON) for one released file with the given digests."""
+    predicate: dict[str, JsonValue] = {
+        "purl": release.purl,
+        "ecosystem": release.ecosystem,
+        "name": release.name,
+        "version": release.version,
+        "filename": release.filename,
+        "size": release.size,
+    }
+    subject: dict[str, JsonValue] = {
+        "name": release.filename,
+        "digest": {algorithm: digest.hex() for algorithm, digest in digests.items()},
+    }
+    return format_canonical_json(
+        {"_type": STATEMENT_TYPE, "subject": [subject], "predicateType": RELEASE_PREDICATE, "predicate": predicate}
+    )

@@ -1,0 +1,1 @@
+"""Code generated from protos/treehead/v1 by `make proto`. Do not edit."""

@@ -1,0 +1,182 @@
+"""The decision at the point of use: may this artifact be used? One function, `verify_artifact`, with numbered steps.
+
+The caller does the I/O: it reads the files, hashes the artifact, looks at the clock, remembers heads and asks monitors.
+What comes back is either `Verified`, or an exception whose branch in `treehead.errors` is the verdict:
+
+    RefusedError, MalformedError     contradicted: a check failed
+    UndecidedError, UnsupportedError unverifiable: something needed is missing, too old or unknown here
+    MisbehaviourError                the log signed two trees; the evidence is attached
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from treehead.checkpoint import parse_checkpoint
+from treehead.entry import Artifact, Entry, parse_entry, verify_entry
+from treehead.errors import ArtifactError, MalformedError, MisbehaviourError, QuorumError, StaleError
+from treehead.evidence import same_size_fork
+from treehead.merkle import hash_leaf, verify_inclusion
+from treehead.note import parse_note
+from treehead.policy import Policy, SignedHead, check_quorum, verify_head
+from treehead.statement import format_purl
+from treehead.tlogproof import parse_proof
+from treehead.trust import Name, Rule, Trust
+from treehead.view import View, verify_view
+
+CLOCK_SKEW_S = 300
+"""How far a witness's clock may be ahead of ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactFile:
+    """The artifact at hand: its base name, its length in bytes, and its digests by algorithm (sha256 and sha512)."""
+
+    filename: str
+    size: int
+    digests: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """Every step passed.
+
+    Attributes:
+        entry: the verified entry, and `index` its place in the log.
+        name: what the artifact was published as; `rule` allowed it.
+        head: the checkpoint that the inclusion proof leads to.
+        linked: whether the head remembered from earlier was shown to be consistent with `head`; None when none was.
+        views: the monitors' heads, in the order in which the views were given.
+    """
+
+    entry: Entry
+    index: int
+    name: Name
+    rule: Rule
+    head: SignedHead
+    linked: bool | None
+    views: tuple[SignedHead, ...]
+
+
+def verify_artifact(
+    artifact: ArtifactFile,
+    *,
+    proof: bytes,
+    policy: Policy,
+    trust: Trust,
+    now: int,
+    purl: str | None = None,
+    remembered: SignedHead | None = None,
+    views: Sequence[View] = (),
+) -> Verified:
+    """Decide whether the artifact is what a trusted signer published, and the log shows it to everyone alike.
+
+    `now` is POSIX seconds. `purl` is the package that the caller takes this to be, with or without a version, if it
+    wants that checked. `remembered` is the newest head seen before of the log `remembered.log`; another log's is
+    ignored.
+
+    Raises:
+        MalformedError: the proof, or the entry in it, is malformed.
+        UnsupportedError: the entry is of an unknown kind or algorithm.
+        RefusedError: a check failed; see the subclasses.
+        UndecidedError: the head is too old or of unknown age, or a monitor could not confirm it.
+        MisbehaviourError: the log contradicts itself.
+    """
+    # 1: parse the proof; 2, the digests, came with the artifact.
+    parsed = parse_proof(proof)
+    note = parse_note(parsed.checkpoint)
+    checkpoint = parse_checkpoint(note.text)
+    # 3: the leaf comes with the proof, and counts only because of step 4.
+    if parsed.extra is None:
+        raise MalformedError("proof has no extra line, so the entry is not in it")
+    # 4: the leaf is in the checkpoint's tree.
+    leaf_hash = hash_leaf(parsed.extra)
+    verify_inclusion(
+        index=parsed.index, size=checkpoint.size, leaf_hash=leaf_hash, proof=parsed.hashes, root=checkpoint.root
+    )
+    # 5: a log of the policy signed the checkpoint.
+    head = verify_head(policy, note)
+    # 6: enough witnesses cosigned it.
+    check_quorum(policy, head.cosigned)
+    # 8: it does not contradict the head remembered for this log.
+    remembered = remembered if remembered is not None and remembered.log == head.log else None
+    linked = _check_remembered(head, remembered)
+    # 9: the entry speaks of these bytes, by this name.
+    entry = parse_entry(parsed.extra)
+    name = _name_of(artifact, entry, purl=purl)
+    # 10: the signer may speak for the name.
+    rule = trust.check_signer(name, entry.signer)
+    # 11: and did sign.
+    verify_entry(entry)
+    # 12: the monitors that were asked see the same tree, and hold nothing against the log.
+    heads = [head] if remembered is None else [head, remembered]
+    confirmed = tuple(verify_view(view, heads=heads, policy=policy) for view in views)
+    # 7, last: the rule says how old the head may be, and a monitor's head that extends it may be what shows its age.
+    _check_fresh([head, *confirmed], policy=policy, rule=rule, now=now)
+    if remembered is not None and confirmed:
+        linked = True
+    return Verified(entry=entry, index=parsed.index, name=name, rule=rule, head=head, linked=linked, views=confirmed)
+
+
+def _check_remembered(head: SignedHead, remembered: SignedHead | None) -> bool | None:
+    """Step 8: heads of one size must be one head; heads of two sizes need a monitor to link them (step 12)."""
+    if remembered is None:
+        return None
+    if head.checkpoint.size != remembered.checkpoint.size:
+        return False
+    if head.checkpoint.root != remembered.checkpoint.root:
+        raise MisbehaviourError(
+            f"log {head.checkpoint.origin!r} signed two trees of size {head.checkpoint.size}: this one, and one seen earlier",
+            evidence=same_size_fork(head.note, remembered.note, key=head.log),
+        )
+    return True
+
+
+def _name_of(artifact: ArtifactFile, entry: Entry, *, purl: str | None) -> Name:
+    """Step 9: the name under which the entry speaks of the artifact, whose bytes and file name must be the signed ones."""
+    matching = [signed for signed in entry.artifacts if _is_same_bytes(artifact, signed)]
+    if not matching:
+        raise ArtifactError(
+            "the file's digest is not the one that was signed: the file was changed, or the proof is another's"
+        )
+    if entry.release is not None and entry.release.size != artifact.size:
+        raise ArtifactError(f"the file has {artifact.size} bytes, {entry.release.size} were signed")
+    if purl is not None:
+        _check_purl(entry, purl)
+    if matching[0].name is None:
+        return Name(ecosystem="unnamed", name=f"sha256:{artifact.digests['sha256'].hex()}")
+    if all(signed.name != artifact.filename for signed in matching):
+        raise ArtifactError(f"the file is called {artifact.filename!r}, but was signed as {matching[0].name!r}")
+    if entry.release is not None:
+        return Name(ecosystem=entry.release.ecosystem, name=entry.release.name)
+    return Name(ecosystem="generic", name=artifact.filename)
+
+
+def _is_same_bytes(artifact: ArtifactFile, signed: Artifact) -> bool:
+    return all(artifact.digests.get(algorithm) == digest for algorithm, digest in signed.digests.items())
+
+
+def _check_purl(entry: Entry, purl: str) -> None:
+    release = entry.release
+    if release is None:
+        raise ArtifactError(f"the entry names no package, so it is not known to be {purl}")
+    if purl not in (release.purl, format_purl(ecosystem=release.ecosystem, name=release.name, version="")):
+        raise ArtifactError(f"the entry is for {release.purl}, not for {purl}")
+
+
+def _check_fresh(heads: Sequence[SignedHead], *, policy: Policy, rule: Rule, now: int) -> None:
+    """Step 7: a quorum of cosignatures (or, without a quorum, one) is no older than the rule allows."""
+    if rule.max_age_s is None:
+        return
+    for head in heads:
+        fresh = {name for name, time_s in head.cosigned.items() if now - rule.max_age_s <= time_s <= now + CLOCK_SKEW_S}
+        try:
+            check_quorum(policy, fresh)
+        except QuorumError:
+            continue
+        if fresh:
+            return
+    newest = max((time_s for head in heads for time_s in head.cosigned.values()), default=None)
+    age = "of unknown age: no witness of the policy cosigned it" if newest is None else f"{now - newest} s old"
+    raise StaleError(f"the head is {age}, and rule {str(rule)!r} allows {rule.max_age_s} s; get a newer proof")

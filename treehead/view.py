@@ -1,0 +1,115 @@
+"""A monitor's view of one log, as a client checks it: how the client's heads relate to the head that the monitor
+verified.
+
+The client asks with the sizes of heads that it holds; the monitor answers with its own newest head, and for each size
+the root that *its* tree had then and the proof of that. The client need not believe any of it: a root that differs from
+the client's, proven into a head that the log signed, is evidence against the log, whoever passed it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from treehead.errors import MisbehaviourError, RefusedError, TreeheadError, UndecidedError
+from treehead.evidence import Evidence, prefix_fork, same_size_fork, verify_evidence
+from treehead.merkle import verify_consistency
+from treehead.note import Note
+from treehead.policy import Policy, SignedHead, verify_head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefix:
+    """The root that a monitor's tree had at `size`, and the consistency proof from there to the monitor's head."""
+
+    size: int
+    root: bytes
+    path: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What one monitor says about one log; nothing of it is verified.
+
+    Attributes:
+        monitor: how to name the monitor in messages.
+        head: its newest verified head as a signed note, or None if it has none yet.
+        prefixes: one per size asked for that is not larger than the head.
+        evidence: what it holds against the log.
+    """
+
+    monitor: str
+    head: Note | None
+    prefixes: tuple[Prefix, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+
+
+def verify_view(view: View, *, heads: Sequence[SignedHead], policy: Policy) -> SignedHead:
+    """The monitor's head, of which all of `heads` are prefixes, and against whose log the monitor holds no evidence.
+
+    `heads` are one or more heads of one log.
+
+    Not checked: that the answer came from the monitor; its cosignature counts like any witness's, if the policy lists
+    it.
+
+    Raises:
+        MisbehaviourError: the view proves that the log signed contradicting heads.
+        UndecidedError: the monitor has not got that far, or its answer does not hold together.
+    """
+    origin = heads[0].checkpoint.origin
+    for evidence in view.evidence:
+        _check_evidence(view, evidence, heads[0])
+    if view.head is None:
+        raise UndecidedError(f"monitor {view.monitor} has no verified head of {origin!r} yet")
+    try:
+        theirs = verify_head(policy, view.head)
+    except TreeheadError as exc:
+        raise UndecidedError(f"monitor {view.monitor} sent a head that does not verify: {exc}") from exc
+    if theirs.log != heads[0].log:
+        raise UndecidedError(f"monitor {view.monitor} answered for another log")
+    for head in heads:
+        _check_prefix(view, head, theirs)
+    return theirs
+
+
+def _check_prefix(view: View, ours: SignedHead, theirs: SignedHead) -> None:
+    size = ours.checkpoint.size
+    if theirs.checkpoint.size < size:
+        raise UndecidedError(
+            f"monitor {view.monitor} has followed the log to size {theirs.checkpoint.size}, the head here is {size}"
+        )
+    prefix = next((prefix for prefix in view.prefixes if prefix.size == size), None)
+    if prefix is None:
+        raise UndecidedError(f"monitor {view.monitor} sent no proof for size {size}")
+    try:
+        verify_consistency(
+            size1=size,
+            size2=theirs.checkpoint.size,
+            root1=prefix.root,
+            root2=theirs.checkpoint.root,
+            proof=prefix.path,
+        )
+    except RefusedError as exc:
+        raise UndecidedError(f"monitor {view.monitor} sent a proof that does not verify: {exc}") from exc
+    if prefix.root != ours.checkpoint.root:
+        raise MisbehaviourError(
+            f"log {ours.checkpoint.origin!r} signed two trees: monitor {view.monitor} was shown another one at size {size}",
+            evidence=_fork(ours, theirs, prefix),
+        )
+
+
+def _check_evidence(view: View, evidence: Evidence, head: SignedHead) -> None:
+    try:
+        verify_evidence(evidence, key=head.log)
+    except TreeheadError as exc:
+        raise UndecidedError(f"monitor {view.monitor} sent evidence that proves nothing: {exc}") from exc
+    raise MisbehaviourError(
+        f"log {head.checkpoint.origin!r} signed contradicting trees, as monitor {view.monitor} proves",
+        evidence=evidence,
+    )
+
+
+def _fork(ours: SignedHead, theirs: SignedHead, prefix: Prefix) -> Evidence:
+    if ours.checkpoint.size == theirs.checkpoint.size:
+        return same_size_fork(ours.note, theirs.note, key=ours.log)
+    return prefix_fork(ours.note, theirs.note, prefix_root=prefix.root, path=prefix.path, key=ours.log)

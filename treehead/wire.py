@@ -1,0 +1,162 @@
+"""The gRPC messages as values, and the settings that all our channels and servers share.
+
+The one module of the shared library that knows protobuf types. What arrives from the wire is parsed as strictly as any
+file: hashes have 32 bytes, counts have limits, and a violation is a `MalformedError` that names the field. Signatures
+and proofs inside are the receiver's to verify.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import grpc
+
+from treehead.encoding import parse_decimal
+from treehead.errors import (
+    MalformedError,
+    RefusedError,
+    StorageError,
+    TreeheadError,
+    UnavailableError,
+    UndecidedError,
+    UnsupportedError,
+    UsageError,
+)
+from treehead.evidence import format_evidence, parse_evidence
+from treehead.merkle import HASH_BYTES, PROOF_HASHES_MAX
+from treehead.note import format_note, parse_note
+from treehead.tlogproof import TlogProof
+from treehead.v1 import log_pb2, monitor_pb2
+from treehead.view import Prefix, View
+
+MESSAGE_BYTES_MAX = 8_388_608
+"""The largest message that our servers and clients accept; a batch or page of entries stays below it."""
+
+VIEW_SIZES_MAX = 8
+VIEW_EVIDENCE_MAX = 16
+
+_SIZE_OPTIONS = [
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+]
+CHANNEL_OPTIONS: Sequence[tuple[str, int]] = _SIZE_OPTIONS
+SERVER_OPTIONS: Sequence[tuple[str, int]] = [*_SIZE_OPTIONS, ("grpc.so_reuseport", 0)]
+"""Without SO_REUSEPORT a second server on the same port fails, instead of silently taking half of the calls."""
+
+_STATUS: tuple[tuple[type[TreeheadError], grpc.StatusCode], ...] = (
+    (MalformedError, grpc.StatusCode.INVALID_ARGUMENT),
+    (UnsupportedError, grpc.StatusCode.INVALID_ARGUMENT),
+    (RefusedError, grpc.StatusCode.INVALID_ARGUMENT),
+    (StorageError, grpc.StatusCode.UNAVAILABLE),
+    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
+)
+
+
+def status_of(error: TreeheadError) -> grpc.StatusCode:
+    """The gRPC status by which a server reports an error; INTERNAL for what no caller's input should cause."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+
+
+def error_of(error: grpc.RpcError, *, peer: str) -> TreeheadError:
+    """The error that a failed call to `peer` stands for. What a peer says is never taken as proof of anything."""
+    code, details = error.code(), error.details() or "no details"
+    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
+        return RefusedError(f"{peer} refused: {details}")
+    if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE):
+        return UndecidedError(f"{peer} has no answer: {details}")
+    return UnavailableError(f"{peer} did not answer ({code.name}: {details})")
+
+
+def parse_address(text: str) -> str:
+    """Check that text is `HOST:PORT`, with an IPv6 host in brackets; returns it as gRPC takes it.
+
+    Raises:
+        UsageError: it is not.
+    """
+    host, colon, port = text.rpartition(":")
+    try:
+        number = parse_decimal(port, what="port")
+    except MalformedError as exc:
+        raise UsageError(f"{text!r} is not HOST:PORT: {exc}") from exc
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not (colon and host and number <= 65_535) or (":" in host and not bracketed) or "/" in host or " " in host:
+        raise UsageError(f"{text!r} is not HOST:PORT (an IPv6 host goes in brackets)")
+    return text
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address that `parse_address` accepted names this machine only."""
+    import ipaddress
+
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def hashes_from_wire(hashes: Iterable[bytes], *, what: str) -> tuple[bytes, ...]:
+    """The hashes of a proof.
+
+    Raises:
+        MalformedError: there are more than any proof has, or one has not 32 bytes.
+    """
+    checked = tuple(hashes)
+    if len(checked) > PROOF_HASHES_MAX + 1 or any(len(hash_) != HASH_BYTES for hash_ in checked):
+        raise MalformedError(
+            f"field {what} is not a proof of at most {PROOF_HASHES_MAX + 1} hashes of {HASH_BYTES} bytes"
+        )
+    return checked
+
+
+def proof_to_wire(proof: TlogProof) -> log_pb2.InclusionProof:
+    """An inclusion proof as a message; `extra` stays behind."""
+    return log_pb2.InclusionProof(leaf_index=proof.index, hashes=proof.hashes, checkpoint=proof.checkpoint)
+
+
+def proof_from_wire(message: log_pb2.InclusionProof, *, leaf: bytes) -> TlogProof:
+    """An inclusion proof with the leaf that it is about.
+
+    Raises:
+        MalformedError: see `hashes_from_wire`.
+    """
+    return TlogProof(
+        extra=leaf,
+        index=message.leaf_index,
+        hashes=hashes_from_wire(message.hashes, what="proof.hashes"),
+        checkpoint=message.checkpoint,
+    )
+
+
+def view_to_wire(view: View) -> monitor_pb2.GetViewResponse:
+    """A monitor's view as a message; the monitor's name stays behind."""
+    return monitor_pb2.GetViewResponse(
+        head=b"" if view.head is None else format_note(view.head),
+        prefixes=[monitor_pb2.Prefix(size=prefix.size, root=prefix.root, path=prefix.path) for prefix in view.prefixes],
+        evidence=[format_evidence(evidence) for evidence in view.evidence],
+    )
+
+
+def view_from_wire(message: monitor_pb2.GetViewResponse, *, monitor: str) -> View:
+    """A monitor's view, named `monitor` for messages.
+
+    Raises:
+        MalformedError: a part of it is malformed, or there is more than was asked for.
+    """
+    if len(message.prefixes) > VIEW_SIZES_MAX or len(message.evidence) > VIEW_EVIDENCE_MAX:
+        raise MalformedError(f"view of monitor {monitor} has more prefixes or evidence than a view may have")
+    return View(
+        monitor=monitor,
+        head=parse_note(message.head) if message.head else None,
+        prefixes=tuple(
+            Prefix(
+                size=prefix.size,
+                root=hashes_from_wire([prefix.root], what="prefixes.root")[0],
+                path=hashes_from_wire(prefix.path, what="prefixes.path"),
+            )
+            for prefix in message.prefixes
+        ),
+        evidence=tuple(parse_evidence(evidence) for evidence in message.evidence),
+    )
