@@ -19,9 +19,9 @@
         ├── StorageError       a disk or database failed, or holds what it should not
         └── UsageError         the caller's arguments, configuration or key file cannot be used
 
-`MisbehaviourError` is the only branch that says "the log lies", and `OperationalError` the only one that says "something
-around us is broken"; no code may turn one into the other. Messages are one sentence, name what was wrong and where, and
-say what to do where that is not obvious. Callers match on the type, never on the text.
+`MisbehaviourError` is the only branch that says "the log lies", and `OperationalError` the only one that says
+"something around us is broken"; no code may turn one into the other. Messages are one sentence, name what was wrong and
+where, and say what to do where that is not obvious. Callers match on the type, never on the text.
 """
 
 from __future__ import annotations

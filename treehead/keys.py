@@ -79,7 +79,7 @@ class VerifierKey:
 
 
 def is_key_name(name: str) -> bool:
-    """Whether a signed note can be signed under this name: not empty, no plus sign, no white space, no control bytes."""
+    """Whether a note can be signed under this name: not empty, no plus sign, no white space, no control bytes."""
     return bool(name) and all(char != "+" and char >= " " and not char.isspace() for char in name)
 
 

@@ -56,7 +56,7 @@ class HashReader(Protocol):
 
 
 Plan = tuple[tuple[NodeId, ...], ...]
-"""A proof before its hashes are read: for each hash of the proof the complete subtrees that make it up, left to right."""
+"""A proof before its hashes are read: for each of its hashes the complete subtrees that make it up, left to right."""
 
 
 # --- appending -------------------------------------------------------------------------------------------------------
@@ -202,12 +202,12 @@ def assemble(plan: Plan, reader: HashReader) -> tuple[bytes, ...]:
 
 
 def prove_inclusion(*, index: int, size: int, reader: HashReader) -> tuple[bytes, ...]:
-    """The inclusion proof of leaf `index` in the tree of `size`; see `plan_inclusion` and `assemble` for what is raised."""
+    """The inclusion proof of leaf `index` in the tree of `size`; raises as `plan_inclusion` and `assemble` do."""
     return assemble(plan_inclusion(index=index, size=size), reader)
 
 
 def prove_consistency(*, size1: int, size2: int, reader: HashReader) -> tuple[bytes, ...]:
-    """The consistency proof between two sizes; see `plan_consistency` and `assemble` for what is raised."""
+    """The consistency proof between two sizes; raises as `plan_consistency` and `assemble` do."""
     return assemble(plan_consistency(size1=size1, size2=size2), reader)
 
 

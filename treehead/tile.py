@@ -38,7 +38,7 @@ class TileId(NamedTuple):
 
 
 class TilePath(NamedTuple):
-    """The resource that a tlog-tiles path names: `level` is None for an entry bundle, `width` is 256 for a full tile."""
+    """What a tlog-tiles path names: `level` is None for an entry bundle, `width` is 256 for a full tile."""
 
     level: int | None
     number: int

@@ -127,14 +127,15 @@ def _check_remembered(head: SignedHead, remembered: SignedHead | None) -> bool |
         return False
     if head.checkpoint.root != remembered.checkpoint.root:
         raise MisbehaviourError(
-            f"log {head.checkpoint.origin!r} signed two trees of size {head.checkpoint.size}: this one, and one seen earlier",
+            f"log {head.checkpoint.origin!r} signed two trees of size {head.checkpoint.size}: "
+            "this one, and one seen earlier",
             evidence=same_size_fork(head.note, remembered.note, key=head.log),
         )
     return True
 
 
 def _name_of(artifact: ArtifactFile, entry: Entry, *, purl: str | None) -> Name:
-    """Step 9: the name under which the entry speaks of the artifact, whose bytes and file name must be the signed ones."""
+    """Step 9: the name by which the entry speaks of the artifact, whose bytes and file name must be the signed ones."""
     matching = [signed for signed in entry.artifacts if _is_same_bytes(artifact, signed)]
     if not matching:
         raise ArtifactError(

@@ -1,5 +1,4 @@
-"""A monitor's view of one log, as a client checks it: how the client's heads relate to the head that the monitor
-verified.
+"""A monitor's view of one log, as a client checks it: how heads the client holds relate to the monitor's own.
 
 The client asks with the sizes of heads that it holds; the monitor answers with its own newest head, and for each size
 the root that *its* tree had then and the proof of that. The client need not believe any of it: a root that differs from
@@ -93,7 +92,8 @@ def _check_prefix(view: View, ours: SignedHead, theirs: SignedHead) -> None:
         raise UndecidedError(f"monitor {view.monitor} sent a proof that does not verify: {exc}") from exc
     if prefix.root != ours.checkpoint.root:
         raise MisbehaviourError(
-            f"log {ours.checkpoint.origin!r} signed two trees: monitor {view.monitor} was shown another one at size {size}",
+            f"log {ours.checkpoint.origin!r} signed two trees: "
+            f"monitor {view.monitor} was shown another one at size {size}",
             evidence=_fork(ours, theirs, prefix),
         )
 
