@@ -81,7 +81,7 @@ def replace(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     Raises:
         StorageError: it cannot be written; what was there is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.urandom(_RANDOM_BYTES).hex()}")
+    temporary = path.with_name(f".treehead-{os.urandom(_RANDOM_BYTES).hex()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
