@@ -12,18 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
 
 from treehead.checkpoint import parse_checkpoint
 from treehead.entry import Artifact, Entry, parse_entry, verify_entry
 from treehead.errors import ArtifactError, MalformedError, MisbehaviourError, QuorumError, StaleError
-from treehead.evidence import same_size_fork
 from treehead.merkle import hash_leaf, verify_inclusion
 from treehead.note import parse_note
 from treehead.policy import Policy, SignedHead, check_quorum, verify_head
 from treehead.statement import format_purl
 from treehead.tlogproof import parse_proof
 from treehead.trust import Name, Rule, Trust
-from treehead.view import View, verify_view
+
+if TYPE_CHECKING:
+    # Only monitors have views and only forks need evidence; a plain offline verification does not pay for either.
+    from treehead.view import View
 
 CLOCK_SKEW_S = 300
 """How far a witness's clock may be ahead of ours."""
@@ -110,8 +114,7 @@ def verify_artifact(
     # 11: and did sign.
     verify_entry(entry)
     # 12: the monitors that were asked see the same tree, and hold nothing against the log.
-    heads = [head] if remembered is None else [head, remembered]
-    confirmed = tuple(verify_view(view, heads=heads, policy=policy) for view in views)
+    confirmed = _confirm(views, heads=[head] if remembered is None else [head, remembered], policy=policy)
     # 7, last: the rule says how old the head may be, and a monitor's head that extends it may be what shows its age.
     _check_fresh([head, *confirmed], policy=policy, rule=rule, now=now)
     if remembered is not None and confirmed:
@@ -125,13 +128,32 @@ def _check_remembered(head: SignedHead, remembered: SignedHead | None) -> bool |
         return None
     if head.checkpoint.size != remembered.checkpoint.size:
         return False
-    if head.checkpoint.root != remembered.checkpoint.root:
-        raise MisbehaviourError(
-            f"log {head.checkpoint.origin!r} signed two trees of size {head.checkpoint.size}: "
-            "this one, and one seen earlier",
-            evidence=same_size_fork(head.note, remembered.note, key=head.log),
-        )
+    _check_same_size(head, remembered, where="in this proof and in one seen earlier")
     return True
+
+
+def _confirm(views: Sequence[View], *, heads: Sequence[SignedHead], policy: Policy) -> tuple[SignedHead, ...]:
+    """Step 12: the monitors' heads. All of `heads` are prefixes of each, and those of one size are one head."""
+    if not views:
+        return ()
+    from treehead.view import verify_view
+
+    confirmed = tuple(verify_view(view, heads=heads, policy=policy) for view in views)
+    for head1, head2 in combinations(confirmed, 2):
+        if head1.checkpoint.size == head2.checkpoint.size:
+            _check_same_size(head1, head2, where="to two monitors")
+    return confirmed
+
+
+def _check_same_size(head1: SignedHead, head2: SignedHead, *, where: str) -> None:
+    if head1.checkpoint.root == head2.checkpoint.root:
+        return
+    from treehead.evidence import same_size_fork
+
+    raise MisbehaviourError(
+        f"log {head1.checkpoint.origin!r} signed two trees of size {head1.checkpoint.size}, shown {where}",
+        evidence=same_size_fork(head1.note, head2.note, key=head1.log),
+    )
 
 
 def _name_of(artifact: ArtifactFile, entry: Entry, *, purl: str | None) -> Name:
