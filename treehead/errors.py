@@ -12,6 +12,7 @@
     │   ├── ArtifactError      the entry speaks of other bytes, or of another name
     │   └── UntrustedError     the trust rules do not let this signer speak for this name
     ├── UndecidedError         something needed for a decision is missing
+    │   ├── UnloggedError      ... because there is no proof that it was ever logged
     │   └── StaleError         ... because the newest proof of life is too old, or there is none
     ├── MisbehaviourError      a log signed two things that cannot both be true; the proof is attached
     └── OperationalError       nothing was learned about any log
@@ -78,6 +79,10 @@ class UntrustedError(RefusedError):
 
 class UndecidedError(TreeheadError):
     """Something that the decision needs is missing; neither acceptance nor refusal can be justified."""
+
+
+class UnloggedError(UndecidedError):
+    """There is no proof beside the artifact, so nothing says that it was ever logged."""
 
 
 class StaleError(UndecidedError):
