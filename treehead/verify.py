@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from treehead.checkpoint import parse_checkpoint
 from treehead.entry import Artifact, Entry, parse_entry, verify_entry
-from treehead.errors import ArtifactError, MalformedError, MisbehaviourError, QuorumError, StaleError
+from treehead.errors import ArtifactError, MalformedError, MisbehaviourError, QuorumError, StaleError, UndecidedError
 from treehead.merkle import hash_leaf, verify_inclusion
 from treehead.note import parse_note
 from treehead.policy import Policy, SignedHead, check_quorum, verify_head
@@ -133,16 +133,27 @@ def _check_remembered(head: SignedHead, remembered: SignedHead | None) -> bool |
 
 
 def _confirm(views: Sequence[View], *, heads: Sequence[SignedHead], policy: Policy) -> tuple[SignedHead, ...]:
-    """Step 12: the monitors' heads. All of `heads` are prefixes of each, and those of one size are one head."""
+    """Step 12: the monitors' heads. All of `heads` are prefixes of each, and those of one size are one head.
+
+    What one monitor proves outweighs that another cannot confirm, so all are heard before one is found wanting.
+    """
     if not views:
         return ()
     from treehead.view import verify_view
 
-    confirmed = tuple(verify_view(view, heads=heads, policy=policy) for view in views)
+    confirmed: list[SignedHead] = []
+    undecided: list[UndecidedError] = []
+    for view in views:
+        try:
+            confirmed.append(verify_view(view, heads=heads, policy=policy))
+        except UndecidedError as exc:
+            undecided.append(exc)
     for head1, head2 in combinations(confirmed, 2):
         if head1.checkpoint.size == head2.checkpoint.size:
             _check_same_size(head1, head2, where="to two monitors")
-    return confirmed
+    if undecided:
+        raise undecided[0]
+    return tuple(confirmed)
 
 
 def _check_same_size(head1: SignedHead, head2: SignedHead, *, where: str) -> None:
