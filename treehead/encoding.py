@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -24,6 +25,12 @@ INT63_MAX = 2**63 - 1
 """Largest tree size, leaf index and POSIX time that fits every format spoken here (C2SP tlog-cosignature)."""
 
 DECIMAL_DIGITS_MAX = len(str(INT63_MAX))
+
+JSON_DEPTH_MAX = 64
+"""Levels of objects and arrays. Python's own limit depends on how deep the caller is, so two callers would disagree."""
+
+JSON_DIGITS_MAX = 400
+"""Digits of a JSON integer; more than any finite double has. Python's own limit can be set from outside."""
 
 JsonValue = None | bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
 
@@ -111,7 +118,7 @@ def parse_utf8(data: bytes, *, what: str, bytes_max: int) -> str:
 
 
 def parse_json_object(data: bytes, *, what: str, bytes_max: int) -> dict[str, JsonValue]:
-    """Parse one JSON object, refusing repeated keys, NaN, infinities and lone surrogates.
+    """Parse one JSON object, refusing repeated keys, lone surrogates, NaN, and numbers and nesting without bound.
 
     Key order and white space are free; use `parse_canonical_json` where they are not.
 
@@ -121,8 +128,14 @@ def parse_json_object(data: bytes, *, what: str, bytes_max: int) -> dict[str, Js
     """
     text = parse_utf8(data, what=what, bytes_max=bytes_max)
     try:
-        value = json.loads(text, object_pairs_hook=_object_without_repeated_keys, parse_constant=_refuse_constant)
-        text.encode("utf-8")
+        value = json.loads(
+            text,
+            object_pairs_hook=_object_without_repeated_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+            parse_int=_short_int,
+        )
+        _check_nesting_and_strings(value)
     except RecursionError as exc:
         raise MalformedError(f"{what} is nested too deeply") from exc
     except ValueError as exc:
@@ -141,6 +154,46 @@ def _object_without_repeated_keys(pairs: list[tuple[str, JsonValue]]) -> dict[st
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _short_int(text: str) -> int:
+    if len(text) > JSON_DIGITS_MAX:
+        raise ValueError(f"a number has more than {JSON_DIGITS_MAX} digits")
+    return int(text)
+
+
+def _check_nesting_and_strings(document: JsonValue) -> None:
+    """Refuse nesting beyond `JSON_DEPTH_MAX`, and strings that no UTF-8 spells: an escape can name half a character."""
+    level, depth = [document], 0
+    while level:
+        depth += 1
+        if depth > JSON_DEPTH_MAX:
+            raise ValueError(f"more than {JSON_DEPTH_MAX} objects and arrays inside one another")
+        members: list[JsonValue] = []
+        for container in level:
+            if isinstance(container, dict):
+                members.extend(container)
+                members.extend(container.values())
+            elif isinstance(container, list):
+                members.extend(container)
+        for member in members:
+            if isinstance(member, str):
+                _check_surrogates(member)
+        level = [member for member in members if isinstance(member, dict | list)]
+
+
+def _check_surrogates(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise ValueError("a string holds half of a surrogate pair") from exc
 
 
 def parse_canonical_json(data: bytes, *, what: str, bytes_max: int) -> dict[str, JsonValue]:
@@ -238,4 +291,4 @@ class Fields:
             MalformedError: a member is left; the message names it.
         """
         for name in self._left:
-            raise MalformedError(f"field {self.path(name[:64])} is not known here")
+            raise MalformedError(f"field {self.path(name[:64])!r} is not known here")
