@@ -33,6 +33,8 @@ KEY_ID_BYTES = 4
 SEED_BYTES = 32
 VKEY_CHARS_MAX = 4_096
 PRIVATE_KEY_BYTES_MAX = 16_384
+PASSPHRASE_BYTES_MAX = 1_023
+"""The limit of the library that encrypts."""
 
 
 # --- note keys -------------------------------------------------------------------------------------------------------
@@ -79,8 +81,13 @@ class VerifierKey:
 
 
 def is_key_name(name: str) -> bool:
-    """Whether a note can be signed under this name: not empty, no plus sign, no white space, no control bytes."""
-    return bool(name) and all(char != "+" and char >= " " and not char.isspace() for char in name)
+    """Whether a note can be signed under this name: not empty, no plus sign, no white space, no control bytes.
+
+    A command-line argument that was not UTF-8 arrives with surrogates in it, and has no key id.
+    """
+    return bool(name) and all(
+        char != "+" and char >= " " and not char.isspace() and not "\ud800" <= char <= "\udfff" for char in name
+    )
 
 
 def parse_vkey(text: str) -> VerifierKey:
@@ -247,6 +254,8 @@ def format_public_key(key: PublicKey) -> str:
 
 # --- private keys ----------------------------------------------------------------------------------------------------
 
+_PEM_STARTS = (b"-----BEGIN PRIVATE KEY-----\n", b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+
 
 class PrivateKey:
     """A private key of either scheme. It prints and represents itself by its public half."""
@@ -310,7 +319,8 @@ def parse_private_key(pem: bytes, *, passphrase: bytes | None) -> PrivateKey:
     """Read a PKCS#8 private key in PEM, encrypted exactly when a passphrase is given.
 
     Raises:
-        UsageError: the passphrase is missing, wrong or not needed, or the key is of no scheme known here.
+        UsageError: the passphrase is missing, wrong or not needed, it is no such file, or the key is of no scheme known
+        here.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
@@ -319,6 +329,10 @@ def parse_private_key(pem: bytes, *, passphrase: bytes | None) -> PrivateKey:
 
     if len(pem) > PRIVATE_KEY_BYTES_MAX:
         raise UsageError(f"private key is larger than {PRIVATE_KEY_BYTES_MAX} bytes")
+    if not pem.startswith(_PEM_STARTS):
+        raise UsageError("not a PKCS#8 private key in PEM")
+    if passphrase is not None:
+        _check_passphrase(passphrase)
     try:
         key = serialization.load_pem_private_key(pem, password=passphrase)
     except TypeError as exc:
@@ -338,10 +352,20 @@ def parse_private_key(pem: bytes, *, passphrase: bytes | None) -> PrivateKey:
 
 
 def format_private_key(key: PrivateKey, *, passphrase: bytes | None) -> bytes:
-    """Print a private key as PKCS#8 in PEM, encrypted when a passphrase is given."""
+    """Print a private key as PKCS#8 in PEM, encrypted when a passphrase is given.
+
+    Raises:
+        UsageError: the passphrase is empty or too long.
+    """
     from cryptography.hazmat.primitives import serialization
 
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase is not None:
+        _check_passphrase(passphrase)
         encryption = serialization.BestAvailableEncryption(passphrase)
     return key._key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+def _check_passphrase(passphrase: bytes) -> None:
+    if not 0 < len(passphrase) <= PASSPHRASE_BYTES_MAX:
+        raise UsageError(f"the passphrase has {len(passphrase)} bytes, not 1 to {PASSPHRASE_BYTES_MAX}")

@@ -103,6 +103,6 @@ def _certified_key(der: bytes, *, where: str) -> PublicKey:
     try:
         public_key = x509.load_der_x509_certificate(der).public_key()
         spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, UnsupportedAlgorithm) as exc:
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as exc:
         raise MalformedError(f"field {where} is not an X.509 certificate") from exc
     return _bare_key(spki, where=where)
