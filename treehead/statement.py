@@ -9,6 +9,7 @@ need not be canonical, because the signature covers the bytes as they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,6 +24,10 @@ STATEMENT_BYTES_MAX = 65_535
 SUBJECTS_MAX = 256
 NAME_CHARS_MAX = 512
 
+UNNAMED_ECOSYSTEM = "unnamed"
+"""Where trust rules find entries whose signature covers a digest only; no release may claim to be one."""
+
+_ECOSYSTEM = re.compile(r"[a-z][a-z0-9.-]*")
 _PURL_OCTETS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_~:")
 DIGEST_BYTES = {"sha256": 32, "sha512": 64}
 """The digest algorithms that are read from statements, and their lengths; others are ignored."""
@@ -38,7 +43,11 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """The release predicate: which package version a file belongs to. `size` is in bytes."""
+    """The release predicate: which package version a file belongs to.
+
+    `ecosystem` is a package URL type, `name` the namespace and name with slashes between, `version` may be empty, and
+    `size` is in bytes.
+    """
 
     purl: str
     ecosystem: str
@@ -105,21 +114,34 @@ def _parse_release(fields: Fields) -> Release:
         purl=_name(fields, "purl"),
         ecosystem=_name(fields, "ecosystem"),
         name=_name(fields, "name"),
-        version=fields.text("version"),
+        version=_printable(fields, "version"),
         filename=_name(fields, "filename"),
         size=fields.size("size"),
     )
     fields.finish()
+    if _ECOSYSTEM.fullmatch(release.ecosystem) is None or release.ecosystem == UNNAMED_ECOSYSTEM:
+        raise MalformedError(f"field {fields.path('ecosystem')} is not a package URL type")
+    if any(segment.strip(" ") != segment or not segment for segment in release.name.split("/")):
+        raise MalformedError(f"field {fields.path('name')} has an empty part, or a space at the edge of one")
+    if release.version.strip(" ") != release.version:
+        raise MalformedError(f"field {fields.path('version')} begins or ends with a space")
     if release.purl != format_purl(ecosystem=release.ecosystem, name=release.name, version=release.version):
         raise MalformedError(f"field {fields.path('purl')} does not spell the ecosystem, name and version beside it")
     return release
 
 
 def _name(fields: Fields, member: str) -> str:
-    name = fields.text(member)
-    if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
-        raise MalformedError(f"field {fields.path(member)} is not 1 to {NAME_CHARS_MAX} printable characters")
+    name = _printable(fields, member)
+    if not name:
+        raise MalformedError(f"field {fields.path(member)} is empty")
     return name
+
+
+def _printable(fields: Fields, member: str) -> str:
+    text = fields.text(member)
+    if len(text) > NAME_CHARS_MAX or not text.isprintable():
+        raise MalformedError(f"field {fields.path(member)} is not up to {NAME_CHARS_MAX} printable characters")
+    return text
 
 
 def format_purl(*, ecosystem: str, name: str, version: str) -> str:

@@ -21,7 +21,7 @@ from treehead.errors import ArtifactError, MalformedError, MisbehaviourError, Qu
 from treehead.merkle import hash_leaf, verify_inclusion
 from treehead.note import parse_note
 from treehead.policy import Policy, SignedHead, check_quorum, verify_head
-from treehead.statement import format_purl
+from treehead.statement import UNNAMED_ECOSYSTEM, format_purl
 from treehead.tlogproof import parse_proof
 from treehead.trust import Name, Rule, Trust
 
@@ -179,7 +179,7 @@ def _name_of(artifact: ArtifactFile, entry: Entry, *, purl: str | None) -> Name:
     if purl is not None:
         _check_purl(entry, purl)
     if matching[0].name is None:
-        return Name(ecosystem="unnamed", name=f"sha256:{artifact.digests['sha256'].hex()}")
+        return Name(ecosystem=UNNAMED_ECOSYSTEM, name=f"sha256:{artifact.digests['sha256'].hex()}")
     if all(signed.name != artifact.filename for signed in matching):
         raise ArtifactError(f"the file is called {artifact.filename!r}, but was signed as {matching[0].name!r}")
     if entry.release is not None:
