@@ -1,0 +1,1 @@
+"""The client: signs artifacts and logs the signatures, and accepts nothing without proof."""

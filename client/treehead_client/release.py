@@ -1,0 +1,85 @@
+"""Which package version a file belongs to: from a package URL, or from the file's name."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from packageurl import PackageURL
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+
+from treehead.errors import UsageError
+from treehead.statement import NAME_CHARS_MAX, Release, format_purl
+from treehead.verify import ArtifactFile
+
+_SDIST_SUFFIX = ".tar.gz"
+
+
+class Package(NamedTuple):
+    """A package, or a version of one if `version` is not empty. `name` has its namespace in front, as `@scope/name`."""
+
+    ecosystem: str
+    name: str
+    version: str
+
+    @property
+    def purl(self) -> str:
+        """The package URL, in the one spelling that statements have."""
+        return format_purl(ecosystem=self.ecosystem, name=self.name, version=self.version)
+
+
+def parse_purl(text: str) -> Package:
+    """Read a package URL in any spelling that purl-spec allows.
+
+    Raises:
+        UsageError: it is none, or has qualifiers or a subpath: an entry speaks of a whole file of a version.
+    """
+    try:
+        purl = PackageURL.from_string(text)
+    except ValueError as exc:
+        raise UsageError(f"{text!r} is not a package URL such as pkg:pypi/sampleproject@4.0.0: {exc}") from exc
+    if purl.qualifiers or purl.subpath:
+        raise UsageError(f"{text!r} has qualifiers or a subpath, which say nothing about a whole file: leave them out")
+    name = f"{purl.namespace}/{purl.name}" if purl.namespace else purl.name
+    package = Package(ecosystem=purl.type, name=name, version=purl.version or "")
+    if len(package.purl) > NAME_CHARS_MAX or not (name.isprintable() and package.version.isprintable()):
+        raise UsageError(f"{text!r} is longer than {NAME_CHARS_MAX} characters or has some that cannot be printed")
+    return package
+
+
+def package_of(filename: str) -> Package:
+    """The package that a file name tells: a wheel's or sdist's own name, or else the file as its own package."""
+    try:
+        if filename.endswith(".whl"):
+            wheel_name, version, _, _ = parse_wheel_filename(filename)
+            return Package(ecosystem="pypi", name=wheel_name, version=str(version))
+        if filename.endswith(_SDIST_SUFFIX):
+            sdist_name, version = parse_sdist_filename(filename)
+            return Package(ecosystem="pypi", name=canonicalize_name(sdist_name), version=str(version))
+    except (InvalidWheelFilename, InvalidSdistFilename):
+        pass
+    return Package(ecosystem="generic", name=filename, version="")
+
+
+def release_of(artifact: ArtifactFile, *, purl: str | None) -> Release:
+    """The release statement's content for a file, which belongs to `purl` if that is given.
+
+    Raises:
+        UsageError: the purl cannot be used, or the file's name cannot be signed.
+    """
+    if len(artifact.filename) > NAME_CHARS_MAX or not artifact.filename.isprintable():
+        raise UsageError(f"the file name {artifact.filename!r} is too long or cannot be printed: rename the file")
+    package = package_of(artifact.filename) if purl is None else parse_purl(purl)
+    return Release(
+        purl=package.purl,
+        ecosystem=package.ecosystem,
+        name=package.name,
+        version=package.version,
+        filename=artifact.filename,
+        size=artifact.size,
+    )
