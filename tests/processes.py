@@ -1,7 +1,7 @@
 """Our programs as real processes: run to their end, or started as servers, found ready, stopped and killed.
 
-A server says `listening on HOST:PORT` on stdout when it is ready; that line is what a test waits for, never a time. Every
-wait here has a deadline, after which the test fails with what the process wrote to stderr.
+A server says `listening on HOST:PORT` on stdout when it is ready; that line is what a test waits for, never a time.
+Every wait here has a deadline, after which the test fails with what the process wrote to stderr.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The log server: one process, one SQLite file, proofs in milliseconds."""

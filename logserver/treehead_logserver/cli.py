@@ -1,0 +1,121 @@
+"""The command `treehead-log`: make a log, show its key, serve it.
+
+What a program may want to read goes to stdout, everything else to stderr. Exit codes: 0, 1 for a failure while running,
+2 for a command line, directory or key that cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from treehead.errors import TreeheadError, UsageError
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+GRPC_DEFAULT = "127.0.0.1:8461"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        match options.command:
+            case "init":
+                _init(options)
+            case "vkey":
+                _vkey(options)
+            case _:
+                _serve(options)
+    except UsageError as exc:
+        print(f"treehead-log: {exc}", file=sys.stderr)
+        return EXIT_USAGE
+    except TreeheadError as exc:
+        print(f"treehead-log: {exc}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="treehead-log", description="A transparency log for artifact signatures.")
+    parser.add_argument("--version", action="version", version=f"treehead-log {version('treehead')}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("--data", type=Path, required=True, metavar="DIR", help="the log's directory")
+    secret = argparse.ArgumentParser(add_help=False)
+    secret.add_argument(
+        "--passphrase-file",
+        type=Path,
+        metavar="FILE",
+        help="the key's passphrase is the file's first line (else $TREEHEAD_PASSPHRASE, else the key is not encrypted)",
+    )
+
+    init = commands.add_parser("init", parents=[data, secret], help="make a log and print its verifier key")
+    init.add_argument("--origin", required=True, help="the log's name, such as log.example.org/2026; never an address")
+    commands.add_parser("vkey", parents=[data], help="print the verifier key")
+    serve = commands.add_parser("serve", parents=[data, secret], help="serve the log until told to stop")
+    serve.add_argument(
+        "--grpc",
+        default=GRPC_DEFAULT,
+        metavar="HOST:PORT",
+        help="where to listen (default %(default)s; port 0: a free one)",
+    )
+    serve.add_argument(
+        "--insecure", action="store_true", help="listen even where other machines can reach the log, without TLS"
+    )
+    return parser
+
+
+def _init(options: argparse.Namespace) -> None:
+    from treehead.keys import format_vkey
+    from treehead_logserver.config import read_passphrase
+    from treehead_logserver.datadir import DataDirectory, create_log
+
+    passphrase = read_passphrase(options.passphrase_file, os.environ)
+    vkey = create_log(DataDirectory(path=options.data), origin=options.origin, passphrase=passphrase)
+    print(format_vkey(vkey))
+
+
+def _vkey(options: argparse.Namespace) -> None:
+    from treehead.keys import format_vkey
+    from treehead_logserver.datadir import DataDirectory, read_vkey
+
+    print(format_vkey(read_vkey(DataDirectory(path=options.data))))
+
+
+def _serve(options: argparse.Namespace) -> None:
+    # What gRPC's core would print when it cannot listen is said by us, in one sentence.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from treehead_logserver import app
+    from treehead_logserver.config import ServeConfig, read_passphrase
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    config = ServeConfig(
+        data=options.data,
+        grpc=options.grpc,
+        insecure=options.insecure,
+        passphrase=read_passphrase(options.passphrase_file, os.environ),
+    )
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(app.serve(config, announce=lambda address: print(f"listening on {address}", flush=True)))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # the loop of asyncio does as well, only slower
+        return None
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Group commit: whatever arrives while a commit is under way goes into the next one.
+
+There is no timer. An idle log commits a single entry at once; a busy one has a full group waiting whenever a commit
+ends. The transaction itself is the storage engine's (`storage.base`); what is decided here is who goes into it, which
+tree it makes, and who may be told when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from treehead.errors import StorageError, UnavailableError
+from treehead.tile import RightEdge
+from treehead_logserver.backlog import Backlog
+from treehead_logserver.config import Limits
+from treehead_logserver.heads import Head, Heads
+from treehead_logserver.prover import Prover
+from treehead_logserver.signer import Signer
+from treehead_logserver.storage.base import Candidate, Extension, Placed, Sequencing, UnknownOutcomeError
+
+_LOG = logging.getLogger(__name__)
+
+
+class _Submission(NamedTuple):
+    candidates: Sequence[Candidate]
+    placed: asyncio.Future[Sequence[Placed]]
+
+
+class Sequencer:
+    """Puts candidates into the log. For one event loop; `run` is the one task that commits."""
+
+    def __init__(
+        self, *, storage: Sequencing, signer: Signer, edge: RightEdge, heads: Heads, prover: Prover, limits: Limits
+    ) -> None:
+        self._storage = storage
+        self._signer = signer
+        self._edge = edge
+        self._heads = heads
+        self._prover = prover
+        self._limits = limits
+        self._queue: deque[_Submission] = deque()
+        self._backlog = Backlog(entries_max=limits.queue_entries_max, bytes_max=limits.queue_bytes_max)
+        self._arrival = asyncio.Event()
+        self._draining = False
+
+    async def submit(self, candidates: Sequence[Candidate]) -> Sequence[Placed]:
+        """Make candidates part of the log, together; returns their places once they are durable.
+
+        The newest head then holds them all. To cancel the call does not undo it.
+
+        Raises:
+            BusyError: too many wait already; nothing was done.
+            UnavailableError: the log is stopping, or could not write; to try again is safe.
+        """
+        if not candidates:
+            return ()
+        if self._draining:
+            raise UnavailableError("the log is shutting down; try again later")
+        leaves = [candidate.leaf for candidate in candidates]
+        self._backlog.enter(leaves)
+        submission = _Submission(candidates, asyncio.get_running_loop().create_future())
+        submission.placed.add_done_callback(lambda _: self._backlog.leave(leaves))
+        self._queue.append(submission)
+        self._arrival.set()
+        # The group goes its way when one of its submitters goes away.
+        return await asyncio.shield(submission.placed)
+
+    async def run(self) -> None:
+        """Commit group after group, until `drain` was called and nothing waits any more.
+
+        Raises:
+            UnknownOutcomeError: a commit failed, and the process must end.
+        """
+        try:
+            while self._queue or not self._draining:
+                self._arrival.clear()
+                if not self._queue:
+                    await self._arrival.wait()
+                elif group := self._next_group():
+                    await self._commit(group)
+        finally:
+            self._draining = True
+            _fail(self._queue, "the log stopped before it could log the entry; try again")
+
+    def drain(self) -> None:
+        """Take no more submissions, and have `run` return when those that wait are done."""
+        self._draining = True
+        self._arrival.set()
+
+    def _next_group(self) -> list[_Submission]:
+        """The submissions that wait, up to the bounds of a commit, but at least one."""
+        group: list[_Submission] = []
+        entries = size_bytes = 0
+        while self._queue:
+            candidates = self._queue[0].candidates
+            entries += len(candidates)
+            size_bytes += sum(len(candidate.leaf) for candidate in candidates)
+            if group and (entries > self._limits.commit_entries_max or size_bytes > self._limits.commit_bytes_max):
+                break
+            group.append(self._queue.popleft())
+        return group
+
+    async def _commit(self, group: Sequence[_Submission]) -> None:
+        # One leaf may have been submitted twice at a time: the first of them makes the entry.
+        distinct: dict[bytes, Candidate] = {}
+        for submission in group:
+            for candidate in submission.candidates:
+                distinct.setdefault(candidate.leaf_hash, candidate)
+        try:
+            places = await self._append(list(distinct.values()))
+        except StorageError as exc:
+            _fail(group, "the log could not write; try again, which is safe")
+            if isinstance(exc, UnknownOutcomeError):
+                raise
+            _LOG.error("%d entries were not logged: %s", len(distinct), exc)
+            return
+        except BaseException:
+            _fail(group, "the log stopped; try again, which is safe")
+            raise
+        unanswered = dict(zip(distinct, places, strict=True))
+        for submission in group:
+            answer = []
+            for candidate in submission.candidates:
+                place = unanswered[candidate.leaf_hash]
+                answer.append(place)
+                unanswered[candidate.leaf_hash] = place._replace(duplicate=True)
+            if not submission.placed.done():
+                submission.placed.set_result(answer)
+
+    async def _append(self, candidates: Sequence[Candidate]) -> Sequence[Placed]:
+        """Commit, and only then move on to the new tree and let its checkpoint out."""
+        extended: list[tuple[RightEdge, Extension]] = []
+
+        def extend(size: int, leaf_hashes: Sequence[bytes]) -> Extension:
+            if size != self._edge.size:
+                raise StorageError(f"the database has {size} entries, where this process knows of {self._edge.size}")
+            edge = self._edge.copy()
+            tiles = edge.append(leaf_hashes)
+            extension = Extension(state=self._signer.state_of(edge), tiles=tiles)
+            extended.append((edge, extension))
+            return extension
+
+        places = await self._storage.append(candidates, extend)
+        for edge, extension in extended:
+            self._edge = edge
+            self._prover.add(extension.tiles)
+            self._heads.release(Head.of(edge, checkpoint=extension.state.checkpoint))
+        return places
+
+
+def _fail(submissions: Iterable[_Submission], reason: str) -> None:
+    for submission in submissions:
+        if not submission.placed.done():
+            submission.placed.set_exception(UnavailableError(reason))
+            submission.placed.exception()  # marks it as seen, should its submitter have gone away

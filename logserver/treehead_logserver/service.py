@@ -1,0 +1,276 @@
+"""The gRPC service treehead.v1.Log: messages to values, values to messages, and errors to statuses.
+
+protos/treehead/v1/log.proto says what each call promises. Numbers from the wire go up to 2^64-1; each is compared with
+the size of the log before anything else sees it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import grpc
+
+from treehead.entry import KINDS
+from treehead.errors import StorageError, TreeheadError
+from treehead.keys import VerifierKey, format_vkey
+from treehead.merkle import HASH_BYTES
+from treehead.statement import DIGEST_BYTES
+from treehead.tile import ENTRY_BYTES_MAX
+from treehead.v1 import log_pb2, log_pb2_grpc
+from treehead.wire import status_of
+from treehead_logserver.admission import Admission
+from treehead_logserver.backlog import BusyError
+from treehead_logserver.config import Limits
+from treehead_logserver.heads import Head, Heads
+from treehead_logserver.prover import Prover
+from treehead_logserver.sequencer import Sequencer
+from treehead_logserver.storage.base import Candidate, Digest, Reading
+
+if TYPE_CHECKING:
+    from treehead.v1.log_pb2_grpc import _ServicerContext as Context
+
+_LOG = logging.getLogger(__name__)
+
+PUSHBACK = "grpc-retry-pushback-ms"
+"""The trailing metadata by which a gRPC server says when to try again (gRFC A6)."""
+
+
+class _Status(Exception):  # noqa: N818 -- it is the answer, not a fault of ours
+    """The call ends with this status."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _invalid(message: str) -> _Status:
+    return _Status(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+def _out_of_range(message: str) -> _Status:
+    return _Status(grpc.StatusCode.OUT_OF_RANGE, message)
+
+
+class LogService(log_pb2_grpc.LogServicer):
+    """Answers from the parts of one log. Every error becomes a status with one sentence; nothing else gets out."""
+
+    def __init__(
+        self,
+        *,
+        vkey: VerifierKey,
+        limits: Limits,
+        admission: Admission,
+        sequencer: Sequencer,
+        heads: Heads,
+        prover: Prover,
+        storage: Reading,
+    ) -> None:
+        self._limits = limits
+        self._admission = admission
+        self._sequencer = sequencer
+        self._heads = heads
+        self._prover = prover
+        self._storage = storage
+        self._watchers = 0
+        self._info = log_pb2.GetLogInfoResponse(
+            origin=vkey.name,
+            vkey=format_vkey(vkey),
+            kinds=["/".join(kind) for kind in KINDS],
+            entry_bytes_max=ENTRY_BYTES_MAX,
+            batch_entries_max=limits.batch_entries_max,
+            find_entries_max=limits.find_entries_max,
+            software_version=version("treehead"),
+        )
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def AddEntry(self, request: log_pb2.AddEntryRequest, context: Context) -> log_pb2.AddEntryResponse:
+        async with self._answering(context):
+            (admitted,) = await self._admission.admit([request.leaf])
+            if isinstance(admitted, TreeheadError):
+                raise _invalid(_refusal(admitted))
+            ((index, duplicate),) = await self._sequencer.submit([admitted])
+            head = self._heads.newest
+            hashes = await self._prover.prove_inclusion(index=index, size=head.size, head=head)
+            proof = log_pb2.InclusionProof(leaf_index=index, hashes=hashes, checkpoint=head.checkpoint)
+            return log_pb2.AddEntryResponse(proof=proof, duplicate=duplicate)
+
+    async def AddEntries(self, request: log_pb2.AddEntriesRequest, context: Context) -> log_pb2.AddEntriesResponse:
+        async with self._answering(context):
+            leaves = list(request.leaves)
+            if len(leaves) > self._limits.batch_entries_max:
+                raise _invalid(f"field leaves has {len(leaves)} entries; at most {self._limits.batch_entries_max} fit")
+            admitted = await self._admission.admit(leaves)
+            places = iter(await self._sequencer.submit([item for item in admitted if isinstance(item, Candidate)]))
+            results = []
+            for item in admitted:
+                if isinstance(item, Candidate):
+                    index, duplicate = next(places)
+                    results.append(log_pb2.AddResult(added=log_pb2.Added(leaf_index=index, duplicate=duplicate)))
+                else:
+                    results.append(log_pb2.AddResult(refused=log_pb2.Refused(reason=_refusal(item))))
+            return log_pb2.AddEntriesResponse(results=results, checkpoint=self._heads.newest.checkpoint)
+
+    # --- heads -------------------------------------------------------------------------------------------------------
+
+    async def GetCheckpoint(
+        self, request: log_pb2.GetCheckpointRequest, context: Context
+    ) -> log_pb2.GetCheckpointResponse:
+        return log_pb2.GetCheckpointResponse(checkpoint=self._heads.newest.checkpoint)
+
+    async def WatchCheckpoints(
+        self, request: log_pb2.WatchCheckpointsRequest, context: Context
+    ) -> AsyncIterator[log_pb2.WatchCheckpointsResponse]:
+        async with self._answering(context):
+            if self._watchers >= self._limits.watchers_max:
+                raise BusyError(f"{self._watchers} others watch this log already, and it allows no more")
+            self._watchers += 1
+            try:
+                head: Head | None = self._heads.newest
+                while head is not None:
+                    yield log_pb2.WatchCheckpointsResponse(checkpoint=head.checkpoint)
+                    head = await self._heads.after(head.size)
+            finally:
+                self._watchers -= 1
+            raise _Status(grpc.StatusCode.UNAVAILABLE, "the log is shutting down; watch it again later")
+
+    # --- proofs ------------------------------------------------------------------------------------------------------
+
+    async def GetInclusionProof(
+        self, request: log_pb2.GetInclusionProofRequest, context: Context
+    ) -> log_pb2.GetInclusionProofResponse:
+        async with self._answering(context):
+            index = await self._leaf_index(request)
+            head = self._heads.newest
+            size = request.tree_size if request.HasField("tree_size") else head.size
+            if size > head.size:
+                raise _out_of_range(f"field tree_size is {size}; the log has {head.size} entries")
+            if index >= size:
+                raise _out_of_range(f"field leaf: entry {index} is not in the tree of size {size}")
+            return log_pb2.GetInclusionProofResponse(
+                leaf_index=index,
+                tree_size=size,
+                hashes=await self._prover.prove_inclusion(index=index, size=size, head=head),
+                checkpoint=head.checkpoint if size == head.size else b"",
+            )
+
+    async def _leaf_index(self, request: log_pb2.GetInclusionProofRequest) -> int:
+        match request.WhichOneof("leaf"):
+            case "leaf_index":
+                return request.leaf_index
+            case "leaf_hash":
+                if len(request.leaf_hash) != HASH_BYTES:
+                    raise _invalid(f"field leaf_hash has {len(request.leaf_hash)} bytes, not {HASH_BYTES}")
+                index = await self._storage.find_leaf(request.leaf_hash)
+                # The store may know of an entry whose commit is still on its way back to us, and so to its submitter.
+                if index is None or index >= self._heads.newest.size:
+                    raise _Status(grpc.StatusCode.NOT_FOUND, "field leaf_hash: the log has no such leaf")
+                return index
+            case None:
+                raise _invalid("field leaf is missing: give leaf_index or leaf_hash")
+
+    async def GetConsistencyProof(
+        self, request: log_pb2.GetConsistencyProofRequest, context: Context
+    ) -> log_pb2.GetConsistencyProofResponse:
+        async with self._answering(context):
+            head = self._heads.newest
+            if request.second_size > head.size:
+                raise _out_of_range(f"field second_size is {request.second_size}; the log has {head.size} entries")
+            if request.first_size > request.second_size:
+                raise _out_of_range(
+                    f"field first_size is {request.first_size}, which is larger than second_size {request.second_size}"
+                )
+            hashes = await self._prover.prove_consistency(
+                size1=request.first_size, size2=request.second_size, head=head
+            )
+            return log_pb2.GetConsistencyProofResponse(hashes=hashes)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def GetEntries(
+        self, request: log_pb2.GetEntriesRequest, context: Context
+    ) -> AsyncIterator[log_pb2.GetEntriesResponse]:
+        async with self._answering(context):
+            size = self._heads.newest.size
+            index, end = request.first_index, request.end_index if request.HasField("end_index") else size
+            if end > size:
+                raise _out_of_range(f"field end_index is {end}; the log has {size} entries")
+            if index > size:
+                raise _out_of_range(f"field first_index is {index}; the log has {size} entries")
+            if index > end:
+                raise _invalid(f"field first_index is {index}, which is beyond end_index {end}")
+            while index < end:
+                leaves = await self._read_leaves(index, min(end, index + self._limits.chunk_entries_max))
+                yield log_pb2.GetEntriesResponse(first_index=index, leaves=leaves)
+                index += len(leaves)
+
+    async def FindEntries(self, request: log_pb2.FindEntriesRequest, context: Context) -> log_pb2.FindEntriesResponse:
+        async with self._answering(context):
+            length = DIGEST_BYTES.get(request.algorithm)
+            if length is None:
+                raise _invalid(f"field algorithm is not one of {', '.join(DIGEST_BYTES)}")
+            if len(request.digest) != length:
+                raise _invalid(
+                    f"field digest has {len(request.digest)} bytes; a {request.algorithm} digest has {length}"
+                )
+            head = self._heads.newest
+            indices = await self._storage.find_digest(
+                Digest(request.algorithm, request.digest),
+                first_index=min(request.first_index, head.size),
+                end_index=head.size,
+                count_max=self._limits.find_entries_max + 1,
+            )
+            page = indices[: self._limits.find_entries_max]
+            return log_pb2.FindEntriesResponse(
+                entries=[await self._found(index, head) for index in page],
+                checkpoint=head.checkpoint,
+                more=len(indices) > len(page),
+            )
+
+    async def _found(self, index: int, head: Head) -> log_pb2.FoundEntry:
+        (leaf,) = await self._read_leaves(index, index + 1)
+        hashes = await self._prover.prove_inclusion(index=index, size=head.size, head=head)
+        return log_pb2.FoundEntry(leaf=leaf, leaf_index=index, hashes=hashes)
+
+    async def _read_leaves(self, index: int, end: int) -> list[bytes]:
+        leaves = await self._storage.read_leaves(
+            first_index=index, end_index=end, bytes_max=self._limits.chunk_bytes_max
+        )
+        if not leaves:
+            raise StorageError(f"the database has lost entry {index}")
+        return list(leaves)
+
+    async def GetLogInfo(self, request: log_pb2.GetLogInfoRequest, context: Context) -> log_pb2.GetLogInfoResponse:
+        return self._info
+
+    # --- errors ------------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _answering(self, context: Context) -> AsyncIterator[None]:
+        """Whatever the call raises ends it with a status and one sentence that gives nothing of ours away."""
+        try:
+            yield
+        except _Status as status:
+            code, message = status.code, str(status)
+        except BusyError as exc:
+            context.set_trailing_metadata(((PUSHBACK, str(self._limits.retry_ms)),))
+            code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, str(exc)
+        except StorageError as exc:
+            _LOG.error("%s", exc)
+            code, message = grpc.StatusCode.UNAVAILABLE, "the log cannot read its database; try again later"
+        except TreeheadError as exc:
+            code, message = status_of(exc), str(exc)
+        except Exception:  # noqa: BLE001 -- it is logged, and the caller learns no more than that it happened
+            _LOG.exception("a call failed over a defect of Treehead")
+            code, message = grpc.StatusCode.INTERNAL, "the log made a mistake, and its operator finds it in the journal"
+        else:
+            return
+        await context.abort(code, message)
+
+
+def _refusal(error: TreeheadError) -> str:
+    return f"leaf: {error}"

@@ -1,0 +1,139 @@
+"""What the log asks of a database, as values and contracts; every engine passes tests/contracts/storage_suite.py.
+
+**The transaction is the sequencer.** `Sequencing.append` is the one call that writes. In a single transaction, under
+the database's own write lock, an engine
+
+ 1. looks each candidate's leaf hash up, by all of its 32 bytes,
+ 2. gives those that are new the next indices, in the order of the call,
+ 3. has `extend` compute the tree that they make, and sign its checkpoint,
+ 4. inserts entries, look-up rows and the tiles that became full, and replaces the one row of tree state,
+
+and commits. When there is nothing new it writes nothing, and `extend` is not called.
+
+**Durability.** What a call of `append` returned survives the loss of power, whatever the operating system had cached.
+
+**Isolation.** Calls of `append` take effect one after the other. A read sees whole commits only, and at least all whose
+`append` has returned; it may see a commit an instant before its `append` returns, so a reader that must not show what
+is not acknowledged bounds its questions by the size of the newest released head.
+
+**Failure.** A call that raises `StorageError` or whatever `extend` raised had no effect, and may be repeated. A call
+that raises `UnknownOutcomeError`, because the commit itself failed, had either all of its effect or none, and nobody
+can say which: what a failed fsync leaves in the caches is not to be trusted. From then on the engine refuses every
+call, and the process must end; opening the database anew finds out.
+
+**Cancellation.** To cancel a call does not undo it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from treehead.errors import StorageError
+from treehead.tile import TileId
+
+
+class UnknownOutcomeError(StorageError):
+    """The commit failed: the transaction is durable as a whole, or not there at all. The process must end."""
+
+
+class Digest(NamedTuple):
+    """An artifact's digest under which an entry is found; `algorithm` is spelled as in `treehead.statement`."""
+
+    algorithm: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An entry that may enter the log: checked, hashed, and with the digests that it is to be found by."""
+
+    leaf: bytes
+    leaf_hash: bytes
+    digests: frozenset[Digest] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeState:
+    """The tree as of one commit: all that the next one needs to know.
+
+    Attributes:
+        size: the number of entries.
+        compact_range: the roots of the maximal complete subtrees, largest first.
+        checkpoint: the signed note that commits to the tree.
+    """
+
+    size: int
+    compact_range: tuple[bytes, ...]
+    checkpoint: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """What new leaves make of a tree: its next state, and the tiles of 8,192 bytes that they filled."""
+
+    state: TreeState
+    tiles: Mapping[TileId, bytes]
+
+
+class Placed(NamedTuple):
+    """Where an entry is in the log; `duplicate` says that it was there before."""
+
+    leaf_index: int
+    duplicate: bool
+
+
+Extend = Callable[[int, Sequence[bytes]], Extension]
+"""Computes the extension of the tree of a given size by some leaf hashes, at least one.
+
+It is called inside the transaction, perhaps on another thread, at most once a call of `append`. It has no effect that
+would matter if the transaction were not to commit.
+"""
+
+
+class Sequencing(Protocol):
+    """The writing half of an engine."""
+
+    async def read_state(self) -> TreeState:
+        """The newest tree state.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+
+    async def append(self, candidates: Sequence[Candidate], extend: Extend) -> Sequence[Placed]:
+        """Make candidates, whose leaf hashes differ from one another, part of the log; see the module for the rest.
+
+        Returns one place for each, in their order.
+
+        Raises:
+            StorageError: nothing was written.
+            UnknownOutcomeError: the commit failed.
+        """
+
+
+class Reading(Protocol):
+    """The reading half of an engine. Each method raises `StorageError` when it cannot answer."""
+
+    async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, bytes]:
+        """The bytes of those of the tiles that are full; the others are left out."""
+
+    async def read_leaves(self, *, first_index: int, end_index: int, bytes_max: int) -> Sequence[bytes]:
+        """The leaves from `first_index` on, up to the end of the log, `end_index` (exclusive) or `bytes_max`.
+
+        There is at least one if there is one at all, however large.
+        """
+
+    async def find_leaf(self, leaf_hash: bytes) -> int | None:
+        """The index of the leaf with this hash, of which there is at most one."""
+
+    async def find_digest(self, digest: Digest, *, first_index: int, end_index: int, count_max: int) -> Sequence[int]:
+        """The smallest indices, in order, of entries found by a digest, from `first_index` to before `end_index`."""
+
+
+class Storage(Sequencing, Reading, Protocol):
+    """An engine, open on one log."""
+
+    async def close(self) -> None:
+        """Wait for calls under way, and let go of the database; closing twice does nothing."""
