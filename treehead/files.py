@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from treehead.errors import StorageError, TooLargeError, UsageError
 
 if TYPE_CHECKING:
-    # An offline verification reads and writes files, and importing these two would be a tenth of its time.
+    # An offline verification reads and writes files, and importing these would be a tenth of its time.
+    from io import BufferedReader
     from os import PathLike
     from pathlib import Path
 
 _RANDOM_BYTES = 8
 
 
-def open_regular(path: str | PathLike[str], *, what: str) -> BinaryIO:
+def open_regular(path: str | PathLike[str], *, what: str) -> BufferedReader:
     """A regular file, open for reading. Never waits, as opening a named pipe would.
 
     Raises:
