@@ -11,13 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from treehead.encoding import format_base64, format_decimal, parse_base64, parse_decimal
-from treehead.errors import MalformedError, SignatureError
+from treehead.errors import MalformedError, SignatureError, TooLargeError
 from treehead.keys import PrivateKey, VerifierKey
 from treehead.merkle import HASH_BYTES
 from treehead.note import Note, format_note, parse_note, sign_text, verify_note
 
-ORIGIN_CHARS_MAX = 255
+ORIGIN_BYTES_MAX = 255
 """C2SP tlog-cosignature gives the origin's length one byte in subtree signatures."""
+ORIGIN_CHARS_MAX = ORIGIN_BYTES_MAX
+"""The former name; no origin within the limit has more characters."""
+
+CHECKPOINT_CHARS_MAX = 4_096
+"""So that two of them always fit into one evidence file: a log must not escape proof by signing what is too large."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +41,14 @@ def parse_checkpoint(text: str) -> Checkpoint:
     Raises:
         MalformedError: text is not a checkpoint.
     """
+    if len(text) > CHECKPOINT_CHARS_MAX:
+        raise TooLargeError(f"checkpoint is longer than {CHECKPOINT_CHARS_MAX} characters")
     lines = text.split("\n")
     if len(lines) < 4 or lines.pop() != "" or not all(lines):
         raise MalformedError("checkpoint does not have an origin, a size and a root, each on a line")
     origin, size, root, *extensions = lines
-    if len(origin) > ORIGIN_CHARS_MAX:
-        raise MalformedError(f"checkpoint origin is longer than {ORIGIN_CHARS_MAX} characters")
+    if len(origin.encode("utf-8", "surrogatepass")) > ORIGIN_BYTES_MAX:
+        raise TooLargeError(f"checkpoint origin is longer than {ORIGIN_BYTES_MAX} bytes")
     return Checkpoint(
         origin=origin,
         size=parse_decimal(size, what="checkpoint size"),

@@ -119,11 +119,11 @@ def verify_evidence(evidence: Evidence, *, key: VerifierKey) -> tuple[Checkpoint
 
     Raises:
         RefusedError: the evidence proves nothing about this log; the message says why.
-        MalformedError: a note in it is not a checkpoint, or carries other lines than the log's.
+        MalformedError: a note in it is not a checkpoint, or carries more lines than the log's.
         UnsupportedError: the key's signature type cannot be verified here.
     """
     for note in (evidence.first, evidence.second):
-        if len(note.signatures) != 1:
+        if len(note.signatures) > 1:
             raise MalformedError("a checkpoint in the evidence has more lines than the log's signature")
     first = verify_checkpoint(evidence.first, key=key)
     second = verify_checkpoint(evidence.second, key=key)
@@ -131,9 +131,10 @@ def verify_evidence(evidence: Evidence, *, key: VerifierKey) -> tuple[Checkpoint
         if first.size != second.size or not first.root < second.root:
             raise RefusedError("the two checkpoints are not of one size with the smaller of two different roots first")
         return first, second
-    if not first.size < second.size or evidence.prefix_root in (None, first.root):
+    if not first.size < second.size:
+        raise RefusedError(f"the first checkpoint, of size {first.size}, is not smaller than the second")
+    if evidence.prefix_root is None or evidence.prefix_root == first.root:
         raise RefusedError("the larger tree has the root that the smaller checkpoint signed: no contradiction")
-    assert evidence.prefix_root is not None  # noqa: S101 -- for the type checker: the line above
     verify_consistency(
         size1=first.size, size2=second.size, root1=evidence.prefix_root, root2=second.root, proof=evidence.path
     )
@@ -145,6 +146,7 @@ def same_size_fork(note1: Note, note2: Note, *, key: VerifierKey) -> Evidence:
 
     Raises:
         RefusedError: they do not contradict each other, or the log did not sign both.
+        MalformedError: one of them is not a checkpoint.
     """
     first, second = sorted(
         (_only_by(note1, key), _only_by(note2, key)), key=lambda note: parse_checkpoint(note.text).root
@@ -161,6 +163,7 @@ def prefix_fork(
 
     Raises:
         RefusedError: they do not contradict each other, the proof fails, or the log did not sign both.
+        MalformedError: one of them is not a checkpoint.
     """
     evidence = Evidence(
         fork=Fork.PREFIX,

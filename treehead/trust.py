@@ -98,7 +98,7 @@ def parse_trust(data: bytes) -> Trust:
     """
     try:
         document = tomllib.loads(parse_utf8(data, what="trust file", bytes_max=TRUST_BYTES_MAX))
-    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:  # ValueError: a number too long for Python to read
         raise MalformedError(f"trust file is not TOML: {exc}") from exc
     tables = document.pop("namespace", [])
     if document:

@@ -211,6 +211,9 @@ def _check_fresh(heads: Sequence[SignedHead], *, policy: Policy, rule: Rule, now
             continue
         if fresh:
             return
-    newest = max((time_s for head in heads for time_s in head.cosigned.values()), default=None)
-    age = "of unknown age: no witness of the policy cosigned it" if newest is None else f"{now - newest} s old"
-    raise StaleError(f"the head is {age}, and rule {str(rule)!r} allows {rule.max_age_s} s; get a newer proof")
+    times = [time_s for head in heads for time_s in head.cosigned.values()]
+    age = f"the newest is {now - max(times)} s old" if times else "no witness of the policy did"
+    raise StaleError(
+        f"too few witnesses cosigned the head within the {rule.max_age_s} s that rule {str(rule)!r} allows ({age}): "
+        "get a newer proof"
+    )

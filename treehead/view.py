@@ -46,7 +46,8 @@ class View:
 def verify_view(view: View, *, heads: Sequence[SignedHead], policy: Policy) -> SignedHead:
     """The monitor's head, of which all of `heads` are prefixes, and against whose log the monitor holds no evidence.
 
-    `heads` are one or more heads of one log.
+    `heads` are one or more heads of one log. What one part of the view proves outweighs what another leaves open,
+    whichever comes first.
 
     Not checked: that the answer came from the monitor; its cosignature counts like any witness's, if the policy lists
     it.
@@ -55,19 +56,32 @@ def verify_view(view: View, *, heads: Sequence[SignedHead], policy: Policy) -> S
         MisbehaviourError: the view proves that the log signed contradicting heads.
         UndecidedError: the monitor has not got that far, or its answer does not hold together.
     """
-    origin = heads[0].checkpoint.origin
+    undecided: list[UndecidedError] = []
     for evidence in view.evidence:
-        _check_evidence(view, evidence, heads[0])
+        try:
+            _check_evidence(view, evidence, heads[0])
+        except UndecidedError as exc:
+            undecided.append(exc)
+    theirs = _their_head(view, heads[0], policy)
+    for head in heads:
+        try:
+            _check_prefix(view, head, theirs)
+        except UndecidedError as exc:
+            undecided.append(exc)
+    if undecided:
+        raise undecided[0]
+    return theirs
+
+
+def _their_head(view: View, ours: SignedHead, policy: Policy) -> SignedHead:
     if view.head is None:
-        raise UndecidedError(f"monitor {view.monitor} has no verified head of {origin!r} yet")
+        raise UndecidedError(f"monitor {view.monitor} has no verified head of {ours.checkpoint.origin!r} yet")
     try:
         theirs = verify_head(policy, view.head)
     except TreeheadError as exc:
         raise UndecidedError(f"monitor {view.monitor} sent a head that does not verify: {exc}") from exc
-    if theirs.log != heads[0].log:
+    if theirs.log != ours.log:
         raise UndecidedError(f"monitor {view.monitor} answered for another log")
-    for head in heads:
-        _check_prefix(view, head, theirs)
     return theirs
 
 
