@@ -28,7 +28,7 @@ class Memory:
     """The heads remembered in one state directory, which need not exist yet."""
 
     def __init__(self, directory: str) -> None:
-        self._directory = directory
+        self.directory = directory
 
     def recall(self, log: VerifierKey) -> SignedHead | None:
         """The head remembered for a log, its signature verified again, or None. Cosignatures are left out.
@@ -63,10 +63,10 @@ class Memory:
         from treehead.files import replace
 
         try:
-            Path(self._directory).mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-            lock = os.open(f"{self._directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            Path(self.directory).mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+            lock = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
-            raise StorageError(f"cannot use the state directory {self._directory}: {exc.strerror}") from exc
+            raise StorageError(f"cannot use the state directory {self.directory}: {exc.strerror}") from exc
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self._is_known(head):
@@ -99,14 +99,14 @@ class Memory:
         from treehead.evidence import EVIDENCE_SUFFIX, format_evidence
         from treehead.files import replace
 
-        folder = Path(self._directory) / "evidence"
+        folder = Path(self.directory) / "evidence"
         try:
             folder.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
         except OSError as exc:
-            raise StorageError(f"cannot use the state directory {self._directory}: {exc.strerror}") from exc
+            raise StorageError(f"cannot use the state directory {self.directory}: {exc.strerror}") from exc
         path = folder / f"{evidence.id}{EVIDENCE_SUFFIX}"
         replace(path, format_evidence(evidence))
         return str(path)
 
     def _path(self, log: VerifierKey) -> str:
-        return f"{self._directory}/{sha256(format_vkey(log).encode()).hexdigest()}"
+        return f"{self.directory}/{sha256(format_vkey(log).encode()).hexdigest()}"

@@ -14,7 +14,7 @@ from packaging.utils import (
 )
 
 from treehead.errors import UsageError
-from treehead.statement import NAME_CHARS_MAX, Release, format_purl
+from treehead.statement import Release, format_purl
 from treehead.verify import ArtifactFile
 
 _SDIST_SUFFIX = ".tar.gz"
@@ -36,9 +36,13 @@ class Package(NamedTuple):
 def parse_purl(text: str) -> Package:
     """Read a package URL in any spelling that purl-spec allows.
 
+    Not checked: whether an entry could say this.
+
     Raises:
         UsageError: it is none, or has qualifiers or a subpath: an entry speaks of a whole file of a version.
     """
+    if not text.isprintable():
+        raise UsageError(f"{text!r} is not a package URL: it has characters that cannot be printed")
     try:
         purl = PackageURL.from_string(text)
     except ValueError as exc:
@@ -46,10 +50,7 @@ def parse_purl(text: str) -> Package:
     if purl.qualifiers or purl.subpath:
         raise UsageError(f"{text!r} has qualifiers or a subpath, which say nothing about a whole file: leave them out")
     name = f"{purl.namespace}/{purl.name}" if purl.namespace else purl.name
-    package = Package(ecosystem=purl.type, name=name, version=purl.version or "")
-    if len(package.purl) > NAME_CHARS_MAX or not (name.isprintable() and package.version.isprintable()):
-        raise UsageError(f"{text!r} is longer than {NAME_CHARS_MAX} characters or has some that cannot be printed")
-    return package
+    return Package(ecosystem=purl.type, name=name, version=purl.version or "")
 
 
 def package_of(filename: str) -> Package:
@@ -70,10 +71,10 @@ def release_of(artifact: ArtifactFile, *, purl: str | None) -> Release:
     """The release statement's content for a file, which belongs to `purl` if that is given.
 
     Raises:
-        UsageError: the purl cannot be used, or the file's name cannot be signed.
+        UsageError: the purl or the file's name cannot be used.
     """
-    if len(artifact.filename) > NAME_CHARS_MAX or not artifact.filename.isprintable():
-        raise UsageError(f"the file name {artifact.filename!r} is too long or cannot be printed: rename the file")
+    if not artifact.filename.isprintable():
+        raise UsageError(f"the file name {artifact.filename!r} has characters that cannot be printed: rename the file")
     package = package_of(artifact.filename) if purl is None else parse_purl(purl)
     return Release(
         purl=package.purl,

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from treehead.dsse import Envelope, pre_authentication_encoding
+from treehead.entry import parse_entry
 from treehead.entry.attestation import format_leaf
-from treehead.errors import QuorumError, TreeheadError
+from treehead.errors import MalformedError, QuorumError, TreeheadError, UsageError
 from treehead.files import replace
 from treehead.keyfile import read_private_key
 from treehead.keys import PrivateKey
@@ -80,8 +81,13 @@ def draft(path: str, *, purl: str | None, key: PrivateKey) -> Draft:
     payload = format_release_statement(release, digests=artifact.digests)
     signature = key.sign(pre_authentication_encoding(PAYLOAD_TYPE, payload))
     envelope = Envelope(payload_type=PAYLOAD_TYPE, payload=payload, signature=signature)
+    leaf = format_leaf(envelope, signer=key.public)
+    try:
+        parse_entry(leaf)
+    except MalformedError as exc:
+        raise UsageError(f"{path} cannot be signed as {release.purl}: {exc}") from exc
     label = f"{release.ecosystem}:{release.name} {release.version}".rstrip()
-    return Draft(path=path, label=label, leaf=format_leaf(envelope, signer=key.public))
+    return Draft(path=path, label=label, leaf=leaf)
 
 
 async def _log_all(
