@@ -8,15 +8,19 @@ Who may sign what is not decided here.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from treehead.entry import parse_entry, verify_entry
-from treehead.errors import TreeheadError
 from treehead.merkle import hash_leaf
 from treehead_logserver.backlog import Backlog
 from treehead_logserver.config import Limits
 from treehead_logserver.storage.base import Candidate, Digest
+
+Outcome = Candidate | Exception
+"""A candidate, or why the leaf makes none: a `TreeheadError`, or else a defect of ours."""
 
 
 def admit_leaf(leaf: bytes) -> Candidate:
@@ -32,39 +36,73 @@ def admit_leaf(leaf: bytes) -> Candidate:
     return Candidate(leaf=leaf, leaf_hash=hash_leaf(leaf), digests=frozenset(digests))
 
 
-def _admit(leaves: Sequence[bytes]) -> list[Candidate | TreeheadError]:
-    outcomes: list[Candidate | TreeheadError] = []
+def _admit(leaves: Sequence[bytes]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
     for leaf in leaves:
         try:
             outcomes.append(admit_leaf(leaf))
-        except TreeheadError as exc:
+        except Exception as exc:  # noqa: BLE001 -- what one leaf does must not fail others that share its hop
             outcomes.append(exc)
     return outcomes
 
 
+class _Share(NamedTuple):
+    leaves: Sequence[bytes]
+    outcomes: asyncio.Future[list[Outcome]]
+
+
 class Admission:
-    """Admits leaves on a few threads. For one event loop."""
+    """Admits leaves on threads of its own. For one event loop.
+
+    A thread that is free takes all that waits, up to a bound, as the sequencer does: under load one hop to the thread
+    serves many calls.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._threads = limits.admission_threads
+        self._group_entries_max = limits.admission_entries_max
         self._pool = ThreadPoolExecutor(limits.admission_threads, thread_name_prefix="admission")
         self._backlog = Backlog(entries_max=limits.queue_entries_max, bytes_max=limits.queue_bytes_max)
+        self._queue: deque[_Share] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
 
-    async def admit(self, leaves: Sequence[bytes]) -> list[Candidate | TreeheadError]:
-        """For each leaf, in order, the candidate that it makes or the reason why it makes none.
+    async def admit(self, leaves: Sequence[bytes]) -> list[Outcome]:
+        """For each leaf, in order, the candidate that it makes, or the error that `admit_leaf` raised for it.
 
         Raises:
             BusyError: too many wait already.
         """
         self._backlog.enter(leaves)
-        share = -(-len(leaves) // self._threads) or 1
-        shares = [leaves[at : at + share] for at in range(0, len(leaves), share)]
-        loop = asyncio.get_running_loop()
-        admitted = asyncio.gather(*(loop.run_in_executor(self._pool, _admit, each) for each in shares))
-        admitted.add_done_callback(lambda _: self._backlog.leave(leaves))
-        # Shielded, so that the leaves of a caller who went away count for as long as they are in the pool's queue.
-        return [outcome for outcomes in await asyncio.shield(admitted) for outcome in outcomes]
+        step = self._group_entries_max
+        shares = [self._enqueue(leaves[at : at + step]) for at in range(0, len(leaves), step)]
+        # Shielded: the leaves of a caller who goes away stay in the queue, and count for as long as they do.
+        return [outcome for share in shares for outcome in await asyncio.shield(share.outcomes)]
 
     def close(self) -> None:
-        """Let the threads end."""
+        """Let the threads end; what still waits is not admitted."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _enqueue(self, leaves: Sequence[bytes]) -> _Share:
+        share = _Share(leaves, asyncio.get_running_loop().create_future())
+        share.outcomes.add_done_callback(lambda _: self._backlog.leave(leaves))
+        self._queue.append(share)
+        if len(self._workers) < self._threads:
+            worker = asyncio.create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+        return share
+
+    async def _work(self) -> None:
+        while self._queue:
+            group = self._next_group()
+            leaves = [leaf for share in group for leaf in share.leaves]
+            outcomes = iter(await asyncio.get_running_loop().run_in_executor(self._pool, _admit, leaves))
+            for share in group:
+                share.outcomes.set_result([next(outcomes) for _ in share.leaves])
+
+    def _next_group(self) -> list[_Share]:
+        group = [self._queue.popleft()]
+        room = self._group_entries_max - len(group[0].leaves)
+        while self._queue and (room := room - len(self._queue[0].leaves)) >= 0:
+            group.append(self._queue.popleft())
+        return group

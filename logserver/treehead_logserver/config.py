@@ -22,7 +22,8 @@ class Limits:
         commit_entries_max, commit_bytes_max: entries, and bytes of entries, in one transaction (one batch always fits).
         queue_entries_max, queue_bytes_max: entries, and bytes of entries, that wait to be checked; as many again may
             wait to be logged.
-        admission_threads: threads that check signatures.
+        admission_threads: threads that check entries; parsing holds the interpreter lock, so a second one gains little.
+        admission_entries_max: entries that such a thread takes at a time.
         tiles_max: expanded tiles in memory, of 41 KB each.
         calls_max: calls under way at once.
         watchers_max: of these, calls of WatchCheckpoints.
@@ -38,7 +39,8 @@ class Limits:
     commit_bytes_max: int = 16_777_216
     queue_entries_max: int = 16_384
     queue_bytes_max: int = 67_108_864
-    admission_threads: int = 2
+    admission_threads: int = 1
+    admission_entries_max: int = 64
     tiles_max: int = 1_024
     calls_max: int = 4_096
     watchers_max: int = 1_024

@@ -91,7 +91,7 @@ class LogService(log_pb2_grpc.LogServicer):
     async def AddEntry(self, request: log_pb2.AddEntryRequest, context: Context) -> log_pb2.AddEntryResponse:
         async with self._answering(context):
             (admitted,) = await self._admission.admit([request.leaf])
-            if isinstance(admitted, TreeheadError):
+            if not isinstance(admitted, Candidate):
                 raise _invalid(_refusal(admitted))
             ((index, duplicate),) = await self._sequencer.submit([admitted])
             head = self._heads.newest
@@ -272,5 +272,8 @@ class LogService(log_pb2_grpc.LogServicer):
         await context.abort(code, message)
 
 
-def _refusal(error: TreeheadError) -> str:
+def _refusal(error: Exception) -> str:
+    """Why a leaf was not admitted, in one sentence; raises what is no reason but a defect of ours."""
+    if not isinstance(error, TreeheadError):
+        raise error
     return f"leaf: {error}"
