@@ -1,0 +1,167 @@
+"""What the operator decides, and the limits of everything that grows; each limit's name ends in its unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from treehead.encoding import parse_decimal
+from treehead.errors import MalformedError, TooLargeError, UnsupportedError, UsageError
+from treehead.files import read_limited
+from treehead.keys import NoteKeyType, VerifierKey, parse_vkey
+from treehead.wire import is_loopback, parse_address
+
+LOGS_MAX = 64
+PEERS_MAX = 64
+PASSPHRASE_BYTES_MAX = 4_096
+PASSPHRASE_VARIABLE = "TREEHEAD_PASSPHRASE"  # noqa: S105 -- the name of a variable
+INTERVAL_MS_MIN = 10
+INTERVAL_MS_MAX = 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of one monitor process.
+
+    Attributes:
+        rpc_timeout_ms: how long a call to a log or peer may take.
+        page_entries_max: entries asked for in one call, and hashed before progress is saved.
+        parked_max: unresolved heads kept per log.
+        peers_per_round: peers called each interval.
+        outbox_messages_max: messages that wait for one peer.
+        rounds_max: calls of one exchange with a peer.
+        tiles_max: expanded tiles in memory, of 41 KB each, over all logs.
+        cosign_every_s: how old a cosignature of an unchanged head becomes before it is renewed.
+        calls_max: calls to this monitor under way at once.
+        drain_ms: how long they may take to end when it stops.
+    """
+
+    rpc_timeout_ms: int = 10_000
+    page_entries_max: int = 8_192
+    parked_max: int = 64
+    peers_per_round: int = 2
+    outbox_messages_max: int = 64
+    rounds_max: int = 4
+    tiles_max: int = 512
+    cosign_every_s: int = 10
+    calls_max: int = 256
+    drain_ms: int = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogAddress:
+    """A log to follow: who it is, and where it answers."""
+
+    key: VerifierKey
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """How to run one monitor: from the directory `data`, on the address `grpc` (HOST:PORT, port 0 for a free one).
+
+    `insecure` permits an address that others can reach, although there is no TLS. `resolve_ms` is how long a signed
+    head may stay unresolved before it is a suspicion.
+
+    Raises:
+        UsageError: an address is malformed or given twice, a log is given twice, a number is out of bounds, or others
+            can reach the address and `insecure` is not given.
+    """
+
+    data: Path
+    grpc: str
+    logs: tuple[LogAddress, ...]
+    peers: tuple[str, ...] = ()
+    interval_ms: int = 1_000
+    resolve_ms: int = 60_000
+    insecure: bool = False
+    passphrase: bytes | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        parse_address(self.grpc)
+        if not self.insecure and not is_loopback(self.grpc):
+            raise UsageError(
+                f"--grpc {self.grpc} can be reached from other machines, and this version has no TLS: "
+                "use a loopback address, or add --insecure if the network between is yours"
+            )
+        if not 0 < len(self.logs) <= LOGS_MAX:
+            raise UsageError(f"give 1 to {LOGS_MAX} logs to follow, each as --log VKEY=HOST:PORT")
+        if len(self.peers) > PEERS_MAX:
+            raise UsageError(f"at most {PEERS_MAX} peers fit")
+        _refuse_repeated("--log", [log.key.name for log in self.logs], [log.key.public_key for log in self.logs])
+        _refuse_repeated("--peer", self.peers, self.peers)
+
+
+def _refuse_repeated(flag: str, names: Sequence[str], values: Sequence[object]) -> None:
+    for at, value in enumerate(values):
+        if value in values[:at]:
+            raise UsageError(f"{flag} names {names[at]} twice")
+
+
+def parse_log(text: str) -> LogAddress:
+    """Parse `VKEY=HOST:PORT`; a vkey may itself end in `=`, an address never holds one.
+
+    Raises:
+        UsageError: text is not that, or the key is not one that signs checkpoints with Ed25519.
+    """
+    vkey, equals, address = text.rpartition("=")
+    if not equals:
+        raise UsageError(f"--log {text!r} is not VKEY=HOST:PORT")
+    try:
+        key = parse_vkey(vkey)
+        parse_address(address)
+    except (MalformedError, UnsupportedError, UsageError) as exc:
+        raise UsageError(f"--log {text!r} is not VKEY=HOST:PORT: {exc}") from exc
+    if key.key_type is not NoteKeyType.ED25519:
+        raise UsageError(f"--log {key.name}: a key of type 0x{key.key_type:02x} cannot be followed; Ed25519 (0x01) can")
+    return LogAddress(key=key, address=address)
+
+
+def read_passphrase(path: Path | None, environment: Mapping[str, str]) -> bytes | None:
+    """The passphrase of the cosigner key: the file's first line, else the variable, else None for a plain key file.
+
+    Raises:
+        UsageError: the file cannot be read or is too large, or the passphrase is empty.
+    """
+    if path is not None:
+        try:
+            line = read_limited(path, bytes_max=PASSPHRASE_BYTES_MAX, what="passphrase file").partition(b"\n")[0]
+        except TooLargeError as exc:
+            raise UsageError(f"--passphrase-file: {exc}") from exc
+        where = f"--passphrase-file {path}"
+    elif PASSPHRASE_VARIABLE in environment:
+        line, where = environment[PASSPHRASE_VARIABLE].encode(), PASSPHRASE_VARIABLE
+    else:
+        return None
+    if not line:
+        raise UsageError(f"{where} is empty: give a passphrase, or leave it out for a key file that is not encrypted")
+    return line
+
+
+def parse_peer(text: str) -> str:
+    """Parse HOST:PORT.
+
+    Raises:
+        UsageError: text is not that.
+    """
+    try:
+        return parse_address(text)
+    except UsageError as exc:
+        raise UsageError(f"--peer: {exc}") from exc
+
+
+def parse_milliseconds(text: str, *, flag: str) -> int:
+    """Parse a number of milliseconds, from 10 to a day.
+
+    Raises:
+        UsageError: text is not that; the message names the flag.
+    """
+    try:
+        value = parse_decimal(text, what=flag, maximum=INTERVAL_MS_MAX)
+    except MalformedError as exc:
+        raise UsageError(str(exc)) from exc
+    if value < INTERVAL_MS_MIN:
+        raise UsageError(f"{flag} is less than {INTERVAL_MS_MIN} ms")
+    return value

@@ -1,0 +1,388 @@
+"""The loop around the pure rules: feeds `gossip` with events and carries out its work, in its order.
+
+One event at a time is worked off to the end - persisted, compared, sent, alerted - before the next begins; that is a
+*turn*. A turn waits for our own disk and for nothing else: what is sent goes into the peers' outboxes, so that neither
+a peer nor a log can hold another one up.
+
+If the disk fails in the middle of a turn, memory is ahead of what would survive. Nothing is built on that: every later
+turn fails, too, and the monitor stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import TypeVar
+
+from treehead.errors import (
+    ConsistencyError,
+    InclusionError,
+    MalformedError,
+    RefusedError,
+    SignatureError,
+    StorageError,
+    UnavailableError,
+    UndecidedError,
+    UnsupportedError,
+)
+from treehead.evidence import Evidence, parse_evidence
+from treehead.keys import VerifierKey
+from treehead.tile import RightEdge, TileId
+from treehead.view import Prefix, View
+from treehead_monitor.audit import Audit, ContradictedError
+from treehead_monitor.cosigner import Cosigned, Cosigner
+from treehead_monitor.datadir import DataDirectory, write_evidence
+from treehead_monitor.event import (
+    Accused,
+    Advanced,
+    Cleared,
+    Compare,
+    Compared,
+    Event,
+    Finding,
+    Heard,
+    KeepEvidence,
+    PeerFault,
+    Persist,
+    Proven,
+    Seen,
+    Suspected,
+    Tick,
+)
+from treehead_monitor.gossip import GossipMachine
+from treehead_monitor.head import LogHead, LogId
+from treehead_monitor.history import History
+from treehead_monitor.message import Gossip
+from treehead_monitor.outbox import Outbox
+from treehead_monitor.store import Store
+from treehead_monitor.suspicion import Doubt, Suspicion
+
+_LOG = logging.getLogger(__name__)
+
+DRAW_BITS = 64
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True, kw_only=True)
+class FollowedLog:
+    """What the driver holds of one log; `head`, `history` and `cosigned` change together, with no wait in between."""
+
+    key: VerifierKey
+    history: History
+    head: LogHead | None
+    cosigned: Cosigned | None
+    suspicions: dict[Doubt, Suspicion] = field(default_factory=dict)
+    contact_ms: int | None = None
+
+
+class Driver:
+    """One monitor at work. It is the `audit.Ledger`, and what the service asks."""
+
+    def __init__(
+        self,
+        *,
+        machine: GossipMachine,
+        logs: Mapping[LogId, FollowedLog],
+        outboxes: Mapping[str, Outbox],
+        store: Store,
+        directory: DataDirectory,
+        cosigner: Cosigner,
+        cosign_every_s: int,
+        now_ms: Callable[[], int],
+        random: Random,
+    ) -> None:
+        self._machine = machine
+        self._logs = logs
+        self._outboxes = outboxes
+        self._store = store
+        self._directory = directory
+        self._cosigner = cosigner
+        self._cosign_every_s = cosign_every_s
+        self._now_ms = now_ms
+        self._random = random
+        self._turn = asyncio.Lock()
+        self._broken: StorageError | None = None
+        self._stopped = asyncio.Event()
+        self._faulty: set[str] = set()
+
+    # --- turns ---
+
+    async def _take_turn(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Do `work` when no other turn is under way, and to its end even if whoever waits for it is cancelled.
+
+        A caller who hangs up in the middle must not leave memory ahead of the disk.
+        """
+        await self._turn.acquire()
+        return await asyncio.shield(asyncio.create_task(self._end_turn(work)))
+
+    async def _end_turn(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        try:
+            if self._broken is not None:
+                raise StorageError(f"the monitor has stopped: {self._broken}")
+            return await work()
+        except StorageError as exc:
+            self._broken = self._broken or exc
+            self._stopped.set()
+            raise
+        finally:
+            self._turn.release()
+
+    async def _turn_on(self, event: Event) -> None:
+        await self._take_turn(lambda: self._work_off(event))
+
+    async def finish(self) -> None:
+        """Wait for the turn that is under way; there is none after it."""
+        await self._turn.acquire()
+
+    async def broken(self) -> None:
+        """Wait until our own disk fails.
+
+        Raises:
+            StorageError: it has.
+        """
+        await self._stopped.wait()
+        assert self._broken is not None  # noqa: S101 -- for the type checker: set before the event
+        raise self._broken
+
+    async def _work_off(self, event: Event) -> None:
+        """Take an event and all that follow from it; within a turn."""
+        events = deque([event])
+        while events:
+            # In a thread: hearing a peer may take dozens of signature checks.
+            ready = await asyncio.to_thread(self._machine.step, events.popleft())
+            await self._persist(ready.persist)
+            for work in ready.compare:
+                events.append(await self._compare(work))
+            for peer, gossip in ready.send:
+                self._outboxes[peer].offer(gossip)
+            for finding in ready.alert:
+                await self._alert(finding)
+
+    async def _persist(self, work: Sequence[Persist]) -> None:
+        for item in work:
+            if isinstance(item, KeepEvidence):
+                # Before the row that names it: a crash in between leaves a file, which the next start takes up.
+                await asyncio.to_thread(write_evidence, self._directory, item.data)
+        await self._store.keep(work)
+
+    async def _compare(self, work: Compare) -> Compared:
+        head, log = work.head, self._logs[work.head.log]
+        own_root, path = None, tuple[bytes, ...]()
+        if log.head is not None and head.size <= log.head.size:
+            own_root = await log.history.root_at(head.size)
+            if own_root != head.root:
+                path = await log.history.consistency(head.size, log.head.size)
+        return Compared(head=head, source=work.source, own_root=own_root, path=path, at_ms=self._now_ms())
+
+    async def _alert(self, finding: Finding) -> None:
+        match finding:
+            case Accused(log=log, id=id_, source=source):
+                origin, file = self._logs[log].key.name, self._directory.evidence_file(id_)
+                shown = "by following the log" if source == "log" else f"with what {source} sent"
+                _LOG.critical(
+                    "MISBEHAVIOUR PROVEN: log %s signed trees that contradict each other, shown %s: %s",
+                    origin,
+                    shown,
+                    file,
+                )
+            case Suspected(log=log, doubt=doubt, reason=reason):
+                await self._suspect(log, doubt, reason)
+            case Cleared(log=log, doubt=doubt):
+                await self._clear(log, doubt)
+            case PeerFault(peer=peer, reason=reason):
+                if peer in self._outboxes:
+                    self._outboxes[peer].record = self._outboxes[peer].record.at_fault()
+                if peer not in self._faulty:  # once an interval: a hostile peer shall not fill the journal
+                    self._faulty.add(peer)
+                    _LOG.warning("peer %s %s", peer, reason)
+
+    async def _suspect(self, id_: LogId, doubt: Doubt, reason: str) -> None:
+        log = self._logs[id_]
+        known = log.suspicions.get(doubt)
+        if known is not None and known.standing:
+            return
+        count = 1 if known is None else known.count + 1
+        suspicion = Suspicion(doubt=doubt, reason=reason, since_ms=self._now_ms(), count=count, standing=True)
+        log.suspicions[doubt] = suspicion
+        await self._store.keep_suspicion(id_, suspicion)
+        _LOG.warning("suspicion (%s): log %s: %s", doubt.value, log.key.name, reason)
+
+    async def _clear(self, id_: LogId, doubt: Doubt) -> None:
+        log = self._logs[id_]
+        known = log.suspicions.get(doubt)
+        if known is None or not known.standing:
+            return
+        log.suspicions[doubt] = replace(known, standing=False)
+        await self._store.keep_suspicion(id_, log.suspicions[doubt])
+        _LOG.info("no longer suspected (%s): log %s", doubt.value, log.key.name)
+
+    # --- following a log: the ledger of its audit ---
+
+    def verified(self, log: LogId) -> tuple[LogHead | None, RightEdge]:
+        return self._logs[log].head, self._logs[log].history.edge()
+
+    def is_misbehaved(self, log: LogId) -> bool:
+        return self._machine.is_misbehaved(log)
+
+    async def see(self, head: LogHead) -> None:
+        await self._turn_on(Seen(head=head, at_ms=self._now_ms()))
+
+    async def advance(self, head: LogHead, *, edge: RightEdge, tiles: Mapping[TileId, bytes]) -> None:
+        async def turn() -> None:
+            log, at_ms = self._logs[head.log], self._now_ms()
+            cosigned = None if self._machine.is_misbehaved(head.log) else self._cosign(head, log)
+            await self._store.advance(head, edge=edge, tiles=tiles, cosigned=cosigned, at_ms=at_ms)
+            log.head = head
+            log.history.advance(edge)
+            log.cosigned = cosigned or log.cosigned
+            await self._work_off(Advanced(head=head, at_ms=at_ms))
+
+        await self._take_turn(turn)
+
+    async def confirm(self, log: LogId) -> None:
+        followed = self._logs[log]
+
+        async def turn() -> None:
+            if followed.head is not None and not self._machine.is_misbehaved(log):
+                cosigned = self._cosign(followed.head, followed)
+                await self._store.keep_cosigned(log, cosigned)
+                followed.cosigned = cosigned
+
+        last = followed.cosigned
+        if last is None or self._now_ms() // 1_000 - last.timestamp >= self._cosign_every_s:
+            await self._take_turn(turn)
+
+    def _cosign(self, head: LogHead, log: FollowedLog) -> Cosigned:
+        return self._cosigner.cosign(head, last=log.cosigned, now_s=self._now_ms() // 1_000)
+
+    async def accuse(self, log: LogId, evidence: Evidence) -> None:
+        await self._turn_on(Proven(evidence=evidence, log=log, at_ms=self._now_ms()))
+
+    async def save_progress(self, log: LogId, edge: RightEdge, tiles: Mapping[TileId, bytes]) -> None:
+        await self._store.save_progress(log, edge, tiles)
+
+    async def drop_progress(self, log: LogId) -> None:
+        await self._store.drop_progress(log)
+
+    async def follow(self, log: LogId, audit: Audit, *, interval_ms: int) -> None:
+        """Look at a log each interval, until its misbehaviour is proven.
+
+        Raises:
+            StorageError: our own disk failed.
+        """
+        while not self._machine.is_misbehaved(log):
+            async with _each(interval_ms):
+                await self._look(log, audit)
+
+    async def _look(self, log: LogId, audit: Audit) -> None:
+        try:
+            await audit.look()
+        except (
+            MalformedError,
+            SignatureError,
+            InclusionError,
+            ConsistencyError,
+            UnsupportedError,
+            ContradictedError,
+        ) as exc:
+            await self._suspect(log, Doubt.BAD_ANSWER, str(exc))
+            await self._clear(log, Doubt.NO_ANSWER)
+        except (UnavailableError, RefusedError, UndecidedError) as exc:
+            await self._suspect(log, Doubt.NO_ANSWER, str(exc))
+        else:
+            self._logs[log].contact_ms = self._now_ms()
+            await self._clear(log, Doubt.NO_ANSWER)
+            await self._clear(log, Doubt.BAD_ANSWER)
+
+    # --- talking to peers ---
+
+    async def gossip(self, *, interval_ms: int) -> None:
+        """Begin exchanges with peers each interval, for ever.
+
+        Raises:
+            StorageError: our own disk failed.
+        """
+        while True:
+            async with _each(interval_ms):
+                self._faulty.clear()
+                await self._turn_on(Tick(at_ms=self._now_ms(), draw=self._random.getrandbits(DRAW_BITS)))
+                contacts = {id_: log.contact_ms for id_, log in self._logs.items() if log.contact_ms is not None}
+                await self._store.keep_contacts(contacts, [outbox.record for outbox in self._outboxes.values()])
+
+    async def hear_call(self, source: str, gossip: Gossip) -> Gossip:
+        """Hear a peer's call; returns the answer.
+
+        Raises:
+            StorageError: our own disk failed.
+        """
+
+        async def turn() -> Gossip:
+            await self._work_off(Heard(gossip=gossip, source=source, at_ms=self._now_ms()))
+            return self._machine.answer(gossip)
+
+        return await self._take_turn(turn)
+
+    async def hear_answer(self, peer: str, gossip: Gossip) -> Gossip | None:
+        """Hear a peer's answer; returns what to say to it, or None.
+
+        Raises:
+            StorageError: our own disk failed.
+        """
+
+        async def turn() -> Gossip | None:
+            await self._work_off(Heard(gossip=gossip, source=peer, at_ms=self._now_ms()))
+            return self._machine.follow_up(gossip)
+
+        return await self._take_turn(turn)
+
+    # --- answering clients ---
+
+    async def view(self, log: LogId, sizes: Sequence[int]) -> View | None:
+        """How we see a log, with a proof for each of `sizes` up to our head's; None if we do not follow it.
+
+        Once misbehaviour is proven our cosignature is withheld: it said that the head is consistent.
+
+        Raises:
+            StorageError: a tile cannot be read.
+        """
+        followed = self._logs.get(log)
+        if followed is None:
+            return None
+        head, cosigned = followed.head, followed.cosigned
+        if head is None:
+            return View(monitor=self._cosigner.vkey.name, head=None, evidence=self.evidence(log))
+        prefixes = [
+            Prefix(
+                size=size,
+                root=await followed.history.root_at(size),
+                path=await followed.history.consistency(size, head.size),
+            )
+            for size in dict.fromkeys(sizes)
+            if size <= head.size
+        ]
+        shown = head.note if cosigned is None or self._machine.is_misbehaved(log) else cosigned.note
+        return View(monitor=self._cosigner.vkey.name, head=shown, prefixes=tuple(prefixes), evidence=self.evidence(log))
+
+    def evidence(self, log: LogId) -> tuple[Evidence, ...]:
+        """The evidence against a followed log."""
+        return tuple(parse_evidence(data) for data in self._machine.evidence(log))
+
+    @property
+    def followed(self) -> tuple[LogId, ...]:
+        """The followed logs."""
+        return tuple(self._logs)
+
+
+@contextlib.asynccontextmanager
+async def _each(interval_ms: int) -> AsyncIterator[None]:
+    """Leave no sooner than an interval after entering."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + interval_ms / 1_000
+    yield
+    await asyncio.sleep(max(end - loop.time(), 0))

@@ -1,0 +1,102 @@
+"""Heads: what a followed log signed, opened once, and the short form in which monitors speak of them.
+
+Pure, like every module that `gossip` stands on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import NamedTuple, NewType
+
+from treehead.checkpoint import Checkpoint, parse_checkpoint, verify_checkpoint
+from treehead.errors import TooLargeError
+from treehead.keys import VerifierKey, format_vkey
+from treehead.note import Note, format_note, parse_note
+
+LogId = NewType("LogId", bytes)
+"""SHA-256 of a log's verifier key in text form: 32 bytes."""
+
+HEAD_BYTES_MAX = 65_536
+"""A signed note with all its cosignatures."""
+
+SIGNED_BYTES_MAX = 16_384
+"""The note with the log's line alone: two of these and a proof always fit an evidence file. Were there no such limit, a
+log could sign forks too large to be proven."""
+
+
+class HeadDigest(NamedTuple):
+    """A head in short; equal digests are one head, whatever cosignatures its notes carry."""
+
+    log: LogId
+    size: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogHead:
+    """A head that a followed log signed: `open_head` verified the signature.
+
+    Attributes:
+        note: the note with the log's signature line alone.
+        data: the note as it was received, byte for byte.
+    """
+
+    log: LogId
+    checkpoint: Checkpoint
+    note: Note
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        """The number of leaves."""
+        return self.checkpoint.size
+
+    @property
+    def root(self) -> bytes:
+        """The 32-byte root that the log signed."""
+        return self.checkpoint.root
+
+    @property
+    def digest(self) -> HeadDigest:
+        """The head in short."""
+        return HeadDigest(self.log, self.size, self.root)
+
+
+def log_id(key: VerifierKey) -> LogId:
+    """The name of a log between monitors."""
+    return LogId(sha256(format_vkey(key).encode()).digest())
+
+
+def open_head(data: bytes, *, key: VerifierKey) -> LogHead:
+    """The head in a signed note of the log `key`.
+
+    Not checked: cosignatures, and anything about the tree.
+
+    Raises:
+        MalformedError: data is no signed checkpoint, or larger than one may be.
+        SignatureError: it is another log's, or the signature does not verify.
+        UnsupportedError: the key's signature type cannot be verified here.
+    """
+    if len(data) > HEAD_BYTES_MAX:
+        raise TooLargeError(f"signed checkpoint is larger than {HEAD_BYTES_MAX} bytes")
+    note = parse_note(data)
+    checkpoint = verify_checkpoint(note, key=key)
+    signed = Note(text=note.text, signatures=tuple(line for line in note.signatures if line == note.by(key)))
+    if len(format_note(signed)) > SIGNED_BYTES_MAX:
+        raise TooLargeError(f"checkpoint with its log's signature is larger than {SIGNED_BYTES_MAX} bytes")
+    return LogHead(log=log_id(key), checkpoint=checkpoint, note=signed, data=data)
+
+
+def find_key(data: bytes, *, keys: Iterable[VerifierKey]) -> VerifierKey | None:
+    """The one of `keys` by which a note claims to be signed, by origin and signature line; no signature is checked.
+
+    Raises:
+        MalformedError: data is no signed checkpoint, or larger than one may be.
+    """
+    if len(data) > HEAD_BYTES_MAX:
+        raise TooLargeError(f"signed checkpoint is larger than {HEAD_BYTES_MAX} bytes")
+    note = parse_note(data)
+    origin = parse_checkpoint(note.text).origin
+    return next((key for key in keys if key.name == origin and note.by(key) is not None), None)

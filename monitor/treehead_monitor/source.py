@@ -1,0 +1,101 @@
+"""Where a log is read from. Nothing a source says is believed before it is bound to a head that the log signed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol, Self
+
+import grpc
+
+from treehead.errors import MalformedError
+from treehead.tile import ENTRY_BYTES_MAX
+from treehead.v1 import log_pb2, log_pb2_grpc
+from treehead.wire import CHANNEL_OPTIONS, error_of, hashes_from_wire
+
+
+class LogSource(Protocol):
+    """One log as its server shows it.
+
+    Every call ends within a deadline of the source's own. Errors that any may raise: `UnavailableError` when there was
+    no answer, `RefusedError` or `UndecidedError` when the log says that it will not or cannot answer, and
+    `MalformedError` when the answer is none.
+    """
+
+    async def newest_checkpoint(self) -> bytes:
+        """The newest signed checkpoint, as it came."""
+
+    def entries(self, *, begin: int, end: int) -> AsyncIterator[Sequence[bytes]]:
+        """The entries from `begin` to `end`, exclusive, in order and in pages; it may stop early."""
+
+    async def inclusion_proof(self, *, index: int, size: int) -> tuple[bytes, ...]:
+        """The inclusion proof of the entry at `index` in the tree of `size`, unverified."""
+
+    async def consistency_proof(self, *, size1: int, size2: int) -> tuple[bytes, ...]:
+        """The consistency proof between two sizes, unverified."""
+
+
+class GrpcSource:
+    """A log that speaks `treehead.v1.Log`."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, address: str, timeout_ms: int) -> None:
+        self._channel = channel
+        self._stub: log_pb2_grpc.LogAsyncStub = log_pb2_grpc.LogStub(channel)
+        self._name = f"log at {address}"
+        self._timeout_s = timeout_ms / 1_000
+
+    @classmethod
+    def connect(cls, address: str, *, timeout_ms: int, reconnect_ms: int) -> Self:
+        """A source that connects when it is first asked, and again at most `reconnect_ms` after a failure."""
+        channel = grpc.aio.insecure_channel(address, options=channel_options(reconnect_ms=reconnect_ms))
+        return cls(channel, address=address, timeout_ms=timeout_ms)
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        await self._channel.close()
+
+    async def newest_checkpoint(self) -> bytes:
+        try:
+            answer = await self._stub.GetCheckpoint(log_pb2.GetCheckpointRequest(), timeout=self._timeout_s)
+        except grpc.RpcError as exc:
+            raise error_of(exc, peer=self._name) from exc
+        return answer.checkpoint
+
+    async def entries(self, *, begin: int, end: int) -> AsyncIterator[Sequence[bytes]]:
+        request = log_pb2.GetEntriesRequest(first_index=begin, end_index=end)
+        try:
+            async for page in self._stub.GetEntries(request, timeout=self._timeout_s):
+                if page.first_index != begin or not 0 < len(page.leaves) <= end - begin:
+                    raise MalformedError(f"{self._name} sent entries that were not asked for, or not in order")
+                if any(len(leaf) > ENTRY_BYTES_MAX for leaf in page.leaves):
+                    raise MalformedError(f"{self._name} sent an entry of more than {ENTRY_BYTES_MAX} bytes")
+                begin += len(page.leaves)
+                yield page.leaves
+        except grpc.RpcError as exc:
+            raise error_of(exc, peer=self._name) from exc
+
+    async def inclusion_proof(self, *, index: int, size: int) -> tuple[bytes, ...]:
+        request = log_pb2.GetInclusionProofRequest(leaf_index=index, tree_size=size)
+        try:
+            answer = await self._stub.GetInclusionProof(request, timeout=self._timeout_s)
+        except grpc.RpcError as exc:
+            raise error_of(exc, peer=self._name) from exc
+        return hashes_from_wire(answer.hashes, what="hashes")
+
+    async def consistency_proof(self, *, size1: int, size2: int) -> tuple[bytes, ...]:
+        request = log_pb2.GetConsistencyProofRequest(first_size=size1, second_size=size2)
+        try:
+            answer = await self._stub.GetConsistencyProof(request, timeout=self._timeout_s)
+        except grpc.RpcError as exc:
+            raise error_of(exc, peer=self._name) from exc
+        return hashes_from_wire(answer.hashes, what="hashes")
+
+
+def channel_options(*, reconnect_ms: int) -> list[tuple[str, int]]:
+    """The settings of a channel to a server that may be down for long and must be found soon after it is back."""
+    backoff = min(max(reconnect_ms, 100), 5_000)
+    return [
+        *CHANNEL_OPTIONS,
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", backoff),
+    ]
