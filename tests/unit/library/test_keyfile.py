@@ -1,0 +1,73 @@
+"""Key files: made so that nobody else can read them, and refused when somebody can."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from treehead.errors import UsageError
+from treehead.keyfile import create_private_key, read_private_key
+from treehead.keys import Scheme
+
+
+@pytest.mark.parametrize("scheme", list(Scheme))
+@pytest.mark.parametrize("passphrase", [None, b"secret"])
+def test_a_key_file_is_made_for_its_owner_alone(tmp_path: Path, scheme: Scheme, passphrase: bytes | None) -> None:
+    path = tmp_path / "key"
+    before = os.umask(0)
+    try:
+        key = create_private_key(path, scheme=scheme, passphrase=passphrase)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read_private_key(path, passphrase=passphrase).public == key.public
+    assert (b"ENCRYPTED" in path.read_bytes()) == (passphrase is not None)
+
+
+def test_a_key_file_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    key = create_private_key(path, scheme=Scheme.ED25519, passphrase=None)
+    with pytest.raises(UsageError, match="exists already"):
+        create_private_key(path, scheme=Scheme.ED25519, passphrase=None)
+    assert read_private_key(path, passphrase=None).public == key.public
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o610, 0o666, 0o677])
+def test_a_key_file_that_others_can_use_is_refused_with_the_cure(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "key"
+    create_private_key(path, scheme=Scheme.ED25519, passphrase=b"secret")
+    path.chmod(mode)
+    with pytest.raises(UsageError, match=rf"mode {mode:04o}\): run chmod 600 "):
+        read_private_key(path, passphrase=b"secret")
+
+
+def test_each_fault_is_told_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    with pytest.raises(UsageError, match=f"{path}.*No such file"):
+        read_private_key(path, passphrase=None)
+    with pytest.raises(UsageError, match=r"cannot create .*No such file"):
+        create_private_key(tmp_path / "none" / "key", scheme=Scheme.ED25519, passphrase=None)
+    create_private_key(path, scheme=Scheme.ED25519, passphrase=b"right")
+    with pytest.raises(UsageError, match=f"{path}: wrong passphrase"):
+        read_private_key(path, passphrase=b"wrong")
+    with pytest.raises(UsageError, match=f"{path}: .*give its passphrase"):
+        read_private_key(path, passphrase=None)
+    path.write_bytes(b"x" * 20_000)
+    with pytest.raises(UsageError, match=f"{path}.*larger than"):
+        read_private_key(path, passphrase=None)
+    path.write_bytes(b"")
+    with pytest.raises(UsageError, match=f"{path}: not a PKCS#8 private key"):
+        read_private_key(path, passphrase=None)
+
+
+def test_a_folder_is_no_key_file(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o700)
+    with pytest.raises(UsageError, match=str(folder)):
+        read_private_key(folder, passphrase=None)
+
+
+def test_no_file_is_left_when_the_passphrase_cannot_encrypt(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="passphrase has 0 bytes"):
+        create_private_key(tmp_path / "key", scheme=Scheme.ED25519, passphrase=b"")
+    assert list(tmp_path.iterdir()) == []
