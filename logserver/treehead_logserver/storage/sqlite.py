@@ -264,7 +264,7 @@ def _place_candidates(
 ) -> tuple[list[Placed], list[int]]:
     """The place of each candidate, and which of them (by position) are new."""
     placed, fresh = [], []
-    (next_index,) = connection.execute("select size from tree").fetchone()
+    next_index = _read_state(connection).size
     for position, candidate in enumerate(candidates):
         known = _find_leaf(connection, candidate.leaf_hash)
         if known is not None:

@@ -1,0 +1,176 @@
+"""The SQLite engine: the contract of all engines, and what becomes of a file that is full, foreign, newer or damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.storage_suite import EMPTY, Extender, StorageSuite, candidates, state_at
+from treehead.errors import StorageError
+from treehead_logserver.storage import sqlite
+from treehead_logserver.storage.base import Placed, Storage, TreeState, UnknownOutcomeError
+from treehead_logserver.storage.sqlite import SCHEMA_VERSION, SqliteStorage, create_database
+
+NAME = "log.sqlite"
+
+
+class TestSqliteStorage(StorageSuite):
+    async def create(self, folder: Path, state: TreeState) -> None:
+        create_database(folder / NAME, state)
+
+    async def open(self, folder: Path) -> Storage:
+        return await SqliteStorage.open(folder / NAME)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / NAME
+    create_database(path, EMPTY)
+    return path
+
+
+def damage(path: Path, *statements: str) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def contents(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def wal_bytes(path: Path) -> int:
+    return path.with_name(path.name + "-wal").stat().st_size
+
+
+@contextlib.contextmanager
+def files_no_larger_than(size_bytes: int) -> Iterator[None]:
+    """Let writes beyond a size fail, as they do on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_a_commit_that_fails_has_an_unknown_outcome_and_ends_the_engine(path: Path) -> None:
+    storage = await SqliteStorage.open(path)
+    try:
+        await storage.append(candidates(b"a"), Extender())
+        with files_no_larger_than(wal_bytes(path)), pytest.raises(UnknownOutcomeError, match="commit failed"):
+            await storage.append(candidates(b"b"), Extender())
+        # There is room again, and yet nothing may be asked of this engine any more.
+        with pytest.raises(StorageError, match="unknown state"):
+            await storage.append(candidates(b"c"), Extender())
+        with pytest.raises(StorageError, match="unknown state"):
+            await storage.read_leaves(first_index=0, end_index=1, bytes_max=1)
+    finally:
+        await storage.close()
+    storage = await SqliteStorage.open(path)
+    try:
+        assert await storage.read_state() in (state_at(1), state_at(2))
+        (placed,) = await storage.append(candidates(b"b"), Extender())
+        assert placed.leaf_index == 1
+    finally:
+        await storage.close()
+
+
+async def test_a_disk_that_fills_up_before_the_commit_leaves_the_log_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "WRITE_CACHE_KIBIBYTES", 16)  # so that a transaction is written out while it grows
+    storage = await SqliteStorage.open(path)
+    batch = candidates(*(b"%d" % number * 1_000 for number in range(200)))
+    try:
+        await storage.append(candidates(b"a"), Extender())
+        with files_no_larger_than(wal_bytes(path)), pytest.raises(StorageError, match=r"log\.sqlite: ") as caught:
+            await storage.append(batch, Extender())
+        assert not isinstance(caught.value, UnknownOutcomeError)
+        assert await storage.read_state() == state_at(1)
+        assert await storage.append(batch, Extender()) == [Placed(1 + number, False) for number in range(200)]
+    finally:
+        await storage.close()
+
+
+async def test_a_missing_file_is_refused_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot open the database"):
+        await SqliteStorage.open(tmp_path / NAME)
+    assert not (tmp_path / NAME).exists()
+
+
+async def test_another_programs_database_is_refused(tmp_path: Path) -> None:
+    damage(tmp_path / NAME, "create table tree (size)")
+    with pytest.raises(StorageError, match="is not the database of a Treehead log"):
+        await SqliteStorage.open(tmp_path / NAME)
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"no database, but long enough to be one " * 100)
+    with pytest.raises(StorageError, match="file is not a database"):
+        await SqliteStorage.open(tmp_path / NAME)
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
+    damage(path, f"pragma user_version = {SCHEMA_VERSION + 1}")
+    before = contents(path)
+    with pytest.raises(StorageError, match=f"schema version {SCHEMA_VERSION + 1}"):
+        await SqliteStorage.open(path)
+    assert contents(path) == before
+
+
+async def test_an_entry_that_was_lost_is_missed(path: Path) -> None:
+    storage = await SqliteStorage.open(path)
+    await storage.append(candidates(b"a", b"b", b"c"), Extender())
+    await storage.close()
+    damage(path, "delete from entries where leaf_index = 1")
+    storage = await SqliteStorage.open(path)
+    try:
+        with pytest.raises(StorageError, match="has lost entry 1"):
+            await storage.read_leaves(first_index=0, end_index=3, bytes_max=100)
+    finally:
+        await storage.close()
+
+
+async def test_a_tree_state_that_was_lost_is_missed(path: Path) -> None:
+    damage(path, "delete from tree")
+    storage = await SqliteStorage.open(path)
+    try:
+        with pytest.raises(StorageError, match="has lost its tree state"):
+            await storage.read_state()
+        with pytest.raises(StorageError, match="has lost its tree state"):
+            await storage.append(candidates(b"a"), Extender())
+    finally:
+        await storage.close()
+
+
+def test_a_database_is_made_once(path: Path) -> None:
+    before = contents(path)
+    with pytest.raises(StorageError, match="exists already"):
+        create_database(path, EMPTY)
+    assert contents(path) == before
+
+
+def test_a_database_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    with files_no_larger_than(8_192), pytest.raises(StorageError, match="cannot make the database"):
+        create_database(tmp_path / NAME, EMPTY)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_commit_is_synced_before_it_counts(path: Path) -> None:
+    """The setting on which the promise of durability stands; a kill cannot show that it is gone."""
+    storage = await SqliteStorage.open(path)
+    try:
+        async with storage._writer.execute("pragma synchronous") as cursor:
+            assert await cursor.fetchone() == (2,)
+        async with storage._writer.execute("pragma journal_mode") as cursor:
+            assert await cursor.fetchone() == ("wal",)
+        async with storage._reader.execute("pragma wal_autocheckpoint") as cursor:
+            assert await cursor.fetchone() == (0,)
+    finally:
+        await storage.close()
