@@ -293,14 +293,18 @@ class GossipMachine:
             keys = [log.key for log in self._logs.values() if evidence.first.by(log.key) is not None]
             for key in keys[:1]:
                 verify_evidence(evidence, key=key)
-                self._accuse(log_id(key), evidence, source=event.source, at_ms=event.at_ms, work=work)
+                self._accuse(
+                    log_id(key), evidence, source=event.source, at_ms=event.at_ms, work=work, teller=event.source
+                )
         except (MalformedError, RefusedError, UnsupportedError) as exc:
             work.alert.append(PeerFault(peer=event.source, reason=f"sent evidence that proves nothing: {exc}"))
         if not any(id_ in log.evidence for log in self._logs.values()):
             self._refused.add(id_)
 
-    def _accuse(self, id_: LogId, evidence: Evidence, *, source: str, at_ms: int, work: _Work) -> None:
-        """Keep verified evidence, and tell every peer but the one that it came from."""
+    def _accuse(
+        self, id_: LogId, evidence: Evidence, *, source: str, at_ms: int, work: _Work, teller: str | None = None
+    ) -> None:
+        """Keep verified evidence, and tell every peer but the one that told it to us."""
         log, data = self._logs[id_], format_evidence(evidence)
         if evidence_id(data) in log.evidence or len(log.evidence) >= EVIDENCE_MAX:
             return
@@ -319,7 +323,7 @@ class GossipMachine:
             )
         )
         told = Gossip(evidence_ids=self._evidence_ids(), evidence=(data,))
-        work.send.extend((peer, told) for peer in self._peers if peer != source)
+        work.send.extend((peer, told) for peer in self._peers if peer != teller)
         work.alert.append(Accused(log=id_, id=evidence_id(data), source=source))
 
     def _tick(self, event: Tick, work: _Work) -> None:

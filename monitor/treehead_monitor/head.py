@@ -13,17 +13,13 @@ from typing import NamedTuple, NewType
 from treehead.checkpoint import Checkpoint, parse_checkpoint, verify_checkpoint
 from treehead.errors import TooLargeError
 from treehead.keys import VerifierKey, format_vkey
-from treehead.note import Note, format_note, parse_note
+from treehead.note import Note, parse_note
 
 LogId = NewType("LogId", bytes)
 """SHA-256 of a log's verifier key in text form: 32 bytes."""
 
 HEAD_BYTES_MAX = 65_536
-"""A signed note with all its cosignatures."""
-
-SIGNED_BYTES_MAX = 16_384
-"""The note with the log's line alone: two of these and a proof always fit an evidence file. Were there no such limit, a
-log could sign forks too large to be proven."""
+"""A signed note with all its cosignatures: more than a checkpoint with twenty of the largest kind takes."""
 
 
 class HeadDigest(NamedTuple):
@@ -84,8 +80,6 @@ def open_head(data: bytes, *, key: VerifierKey) -> LogHead:
     note = parse_note(data)
     checkpoint = verify_checkpoint(note, key=key)
     signed = Note(text=note.text, signatures=tuple(line for line in note.signatures if line == note.by(key)))
-    if len(format_note(signed)) > SIGNED_BYTES_MAX:
-        raise TooLargeError(f"checkpoint with its log's signature is larger than {SIGNED_BYTES_MAX} bytes")
     return LogHead(log=log_id(key), checkpoint=checkpoint, note=signed, data=data)
 
 
