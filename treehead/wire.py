@@ -39,7 +39,8 @@ _SIZE_OPTIONS = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
 ]
-CHANNEL_OPTIONS: Sequence[tuple[str, int]] = _SIZE_OPTIONS
+CHANNEL_OPTIONS: Sequence[tuple[str, int]] = [*_SIZE_OPTIONS, ("grpc.enable_http_proxy", 0)]
+"""gRPC would ask a proxy named in the environment to reach even this very machine."""
 SERVER_OPTIONS: Sequence[tuple[str, int]] = [*_SIZE_OPTIONS, ("grpc.so_reuseport", 0)]
 """Without SO_REUSEPORT a second server on the same port fails, instead of silently taking half of the calls."""
 
