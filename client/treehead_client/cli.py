@@ -45,6 +45,8 @@ def _formatter(prog: str) -> HelpFormatter:
 def main() -> NoReturn:
     """The program: run the command line, and end the process with its exit code."""
     gc.disable()
+    # What gRPC's core would print when nobody answers is said by us, in one sentence.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     code = run(sys.argv[1:])
     # Everything is flushed and closed; taking the interpreter apart would take as long as a verification.
     os._exit(code)
