@@ -18,6 +18,7 @@ from typing import Self
 
 READY_SECONDS_MAX = 30
 EXIT_SECONDS_MAX = 30
+SAYS_SECONDS_MAX = 20
 STDERR_BYTES_MAX = 1_048_576
 LISTENING = "listening on "
 
@@ -74,6 +75,7 @@ class ServerProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._stderr = bytearray()
+        self._heard = asyncio.Event()
 
     async def start(self) -> Self:
         """Returns when the server listens on `address`."""
@@ -99,6 +101,7 @@ class ServerProcess:
         while data := await stream.read(65_536):
             self._stderr += data
             del self._stderr[:-STDERR_BYTES_MAX]
+            self._heard.set()
 
     @property
     def pid(self) -> int:
@@ -110,6 +113,16 @@ class ServerProcess:
     def stderr(self) -> str:
         """What the server wrote to stderr since it was started last; complete once it ended."""
         return self._stderr.decode(errors="replace")
+
+    async def says(self, text: str) -> None:
+        """Returns when the server, since it was started last, has written this text to stderr."""
+        try:
+            async with asyncio.timeout(SAYS_SECONDS_MAX):
+                while text not in self.stderr:
+                    self._heard.clear()
+                    await self._heard.wait()
+        except TimeoutError:
+            raise AssertionError(f"{self.module} did not say {text!r} but: {self.stderr}") from None
 
     async def wait(self) -> int:
         """Wait for the server to end by itself; returns its exit code (negative: the signal that ended it)."""
