@@ -241,6 +241,7 @@ class Driver:
             log.head = head
             log.history.advance(edge)
             log.cosigned = cosigned or log.cosigned
+            _LOG.info("log %s: verified to size %d", log.key.name, head.size)
             await self._work_off(Advanced(head=head, at_ms=at_ms))
 
         await self._take_turn(turn)
