@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from treehead.errors import UnavailableError
 
@@ -32,7 +33,6 @@ class Finished:
     exit_code: int
     stdout: str
     stderr: str
-    seconds: float
 
     @property
     def output(self) -> str:
@@ -48,24 +48,16 @@ class Server:
         self.address = address
 
     def stop(self) -> None:
-        """The server is gone, of its own accord if it obeys in time."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=_STOP_S_MAX)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        """The server is gone."""
+        _stop(self._process)
 
 
 class Stage:
-    """A context; leaving it stops every server and removes the folder, whatever happened."""
+    """A context; leaving it stops every process and removes the folder, whatever happened."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="treehead-demo-"))
-        self._servers: list[Server] = []
+        self._processes: list[subprocess.Popen[str]] = []
         # State of its own, and keys without passphrase, whatever its user has set.
         ours = {"TREEHEAD_STATE": "state"}
         self._environment = {
@@ -78,15 +70,10 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # Clearing up is quick; a second Ctrl-C must not leave half of it.
-        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _INTERRUPTS}
-        try:
-            for server in self._servers:
-                server.stop()
+        with _uninterrupted():
+            for process in self._processes:
+                _stop(process)
             shutil.rmtree(self.folder, ignore_errors=True)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
     def run(self, program: str, *arguments: str) -> Finished:
         """Run a command in the folder to its end.
@@ -94,26 +81,13 @@ class Stage:
         Raises:
             UnavailableError: it does not end.
         """
-        began = time.perf_counter()
+        process = self._spawn(program, *arguments, stderr=subprocess.PIPE)
         try:
-            done = subprocess.run(
-                _command(program, *arguments),
-                cwd=self.folder,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_COMMAND_S_MAX,
-                check=False,
-            )
+            stdout, stderr = process.communicate(timeout=_COMMAND_S_MAX)
         except subprocess.TimeoutExpired as exc:
             raise UnavailableError(f"{program} {arguments[0]} did not end within {_COMMAND_S_MAX:.0f} s") from exc
-        return Finished(
-            exit_code=done.returncode,
-            stdout=done.stdout,
-            stderr=done.stderr,
-            seconds=time.perf_counter() - began,
-        )
+        self._processes.remove(process)
+        return Finished(exit_code=process.returncode, stdout=stdout, stderr=stderr)
 
     def serve(self, program: str, *arguments: str) -> Server:
         """Start a server in the folder; returns when it listens.
@@ -121,30 +95,58 @@ class Stage:
         Raises:
             UnavailableError: it does not; the message ends with what it said last.
         """
-        said = self.folder / f"{program}-{len(self._servers)}.stderr"
+        said = self.folder / f"{program}-{len(self._processes)}.stderr"
         with said.open("wb") as stderr:
+            process = self._spawn(program, *arguments, stderr=stderr)
+        line = _first_line(process)
+        if not line.startswith(_READY_LINE):
+            last = said.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise UnavailableError(f"{program} did not start: {last or 'it said nothing'}")
+        return Server(process, address=line.removeprefix(_READY_LINE).strip())
+
+    def _spawn(self, program: str, *arguments: str, stderr: int | IO[bytes]) -> subprocess.Popen[str]:
+        """Start a process; from then on it is ours to stop, even if we are interrupted while it starts."""
+        with _uninterrupted():
             process = subprocess.Popen(
-                _command(program, *arguments),
+                [sys.executable, "-m", _MODULES[program], *arguments],
                 cwd=self.folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                start_new_session=True,  # Ctrl-C is for us, who stop the servers in order
+                start_new_session=True,  # Ctrl-C is for us, who stop the others in order
             )
-        server = Server(process, address="")
-        self._servers.append(server)
-        line = _first_line(process)
-        if not line.startswith(_READY_LINE):
-            last = said.read_text(errors="replace").strip().rpartition("\n")[2]
-            raise UnavailableError(f"{program} did not start: {last or 'it said nothing'}")
-        server.address = line.removeprefix(_READY_LINE).strip()
-        return server
+            self._processes.append(process)
+        return process
 
 
-def _command(program: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", _MODULES[program], *arguments]
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A signal that would interrupt the block does so after it."""
+    pending: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, frame: pending.append(number)) for number in _INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if pending:
+        raise KeyboardInterrupt
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """The process is gone, of its own accord if it obeys in time."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=_STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
 
 
 def _first_line(process: subprocess.Popen[str]) -> str:
