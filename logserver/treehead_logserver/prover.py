@@ -28,8 +28,11 @@ class Prover:
 
     def add(self, tiles: Mapping[TileId, bytes]) -> None:
         """Keep tiles that just became full: proofs of the newest entries come from them."""
-        for tile, data in tiles.items():
-            self._tiles[tile] = expand_tile(tile, data)
+        self._keep({tile: expand_tile(tile, data) for tile, data in tiles.items()})
+
+    def _keep(self, tiles: Mapping[TileId, ExpandedTile]) -> None:
+        for tile, expanded in tiles.items():
+            self._tiles[tile] = expanded
             self._tiles.move_to_end(tile)
         while len(self._tiles) > self._tiles_max:
             self._tiles.popitem(last=False)
@@ -73,10 +76,10 @@ class Prover:
         # One at a time: many callers that miss the same tile at once have it read and expanded once.
         async with self._loading:
             loaded = {tile: expanded for tile in tiles if (expanded := self._cached(tile)) is not None}
-            read = await self._storage.read_tiles([tile for tile in tiles if tile not in loaded])
-            self.add(read)
-            loaded.update((tile, self._tiles[tile]) for tile in read)
-            return loaded
+            data = await self._storage.read_tiles([tile for tile in tiles if tile not in loaded])
+            read = {tile: expand_tile(tile, data[tile]) for tile in data}
+            self._keep(read)
+            return loaded | read
 
 
 def expand_tile(tile: TileId, data: bytes) -> ExpandedTile:

@@ -1,4 +1,4 @@
-"""The SQLite engine: the contract of all engines, and what becomes of a file that is full, foreign, newer or damaged."""
+"""The SQLite engine: the contract of all engines, and what becomes of a full disk and a foreign, newer or bad file."""
 
 from __future__ import annotations
 

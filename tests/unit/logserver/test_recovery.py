@@ -1,0 +1,109 @@
+"""Starting again: the right edge from the database, at every shape of tree, and the refusal of what does not fit."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.unit.library.specimens import LOG_KEY, ORIGIN, OTHER_LOG, OTHER_LOG_KEY
+from tests.unit.logserver.parts import SIGNER, candidate, create, parts, random_leaves
+from treehead.errors import StorageError
+from treehead.merkle import hash_leaf
+from treehead.tile import RightEdge
+from treehead_logserver.recovery import recover_edge
+from treehead_logserver.signer import Signer
+from treehead_logserver.storage.base import Extension
+from treehead_logserver.storage.sqlite import SqliteStorage
+
+SIZES = (0, 1, 2, 255, 256, 257, 511, 512, 513, 65_279, 65_535, 65_536, 65_537, 65_792, 66_000)
+
+
+async def append(storage: SqliteStorage, edge: RightEdge, leaves: Sequence[bytes]) -> None:
+    """Log leaves at one go, and move the edge on."""
+
+    def extend(_size: int, leaf_hashes: Sequence[bytes]) -> Extension:
+        tiles = edge.append(leaf_hashes)
+        return Extension(state=SIGNER.state_of(edge), tiles=tiles)
+
+    await storage.append([candidate(leaf) for leaf in leaves], extend)
+
+
+async def recovered(path: Path) -> RightEdge:
+    storage = await SqliteStorage.open(path)
+    try:
+        return await recover_edge(storage, await storage.read_state(), vkey=LOG_KEY)
+    finally:
+        await storage.close()
+
+
+async def test_the_edge_is_rebuilt_at_every_shape_of_tree(tmp_path: Path) -> None:
+    path, edge = create(tmp_path), RightEdge()
+    leaves = random_leaves(SIZES[-1], seed=1)
+    for size in SIZES:
+        storage = await SqliteStorage.open(path)
+        if size:
+            await append(storage, edge, leaves[edge.size : size])
+        await storage.close()
+        rebuilt = await recovered(path)
+        assert (rebuilt.size, rebuilt.root(), rebuilt.tiles()) == (size, edge.root(), edge.tiles())
+        # It goes on as the one that was never rebuilt does, past the next tile boundary.
+        more, same = [hash_leaf(b"%d" % number) for number in range(300)], edge.copy()
+        assert rebuilt.append(more) == same.append(more)
+        assert rebuilt.root() == same.root()
+
+
+@pytest.fixture(scope="module")
+async def log_of_700(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("log_of_700")
+    path = create(folder)
+    async with parts(path) as log:
+        await log.submit(*random_leaves(600, seed=2))
+        await log.submit(*random_leaves(100, seed=3))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("statement", "complaint"),
+    [
+        pytest.param("update entries set leaf = x'00' where leaf_index = 699", "damaged", id="an_entry_was_changed"),
+        pytest.param("delete from entries where leaf_index = 699", "lost entry 699", id="the_last_entry_was_lost"),
+        pytest.param("delete from entries where leaf_index = 512", "lost entry 512", id="an_entry_was_lost"),
+        pytest.param("delete from tiles where place = 1", "lost tile 0/1", id="a_tile_was_lost"),
+        pytest.param("update tiles set hashes = zeroblob(8192) where place = 1", "damaged", id="a_tile_was_changed"),
+        pytest.param("update tiles set hashes = zeroblob(8160) where place = 1", "255 hashes", id="a_tile_was_cut"),
+        pytest.param("update tiles set hashes = zeroblob(8191) where place = 1", "damaged", id="a_tile_was_torn"),
+        pytest.param(
+            "update tree set size = 699", "has 699 entries, and its checkpoint 700", id="the_size_was_changed"
+        ),
+        pytest.param("update tree set compact_range = zeroblob(6 * 32)", "damaged", id="the_range_was_changed"),
+        pytest.param("update tree set checkpoint = x'00'", "is not by", id="the_checkpoint_was_overwritten"),
+    ],
+)
+async def test_a_database_that_does_not_fit_its_checkpoint_is_not_served(
+    log_of_700: Path, tmp_path: Path, statement: str, complaint: str
+) -> None:
+    path = tmp_path / "log.sqlite"
+    shutil.copy(log_of_700, path)
+    assert (await recovered(path)).size == 700
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(statement)
+    with pytest.raises(StorageError, match=complaint):
+        await recovered(path)
+
+
+async def test_a_checkpoint_by_another_key_is_not_served(log_of_700: Path) -> None:
+    storage = await SqliteStorage.open(log_of_700)
+    try:
+        state = await storage.read_state()
+        with pytest.raises(StorageError, match=f"is not by {ORIGIN}"):
+            await recover_edge(storage, state, vkey=OTHER_LOG_KEY)
+        forged = Signer(key=OTHER_LOG, origin=ORIGIN).state_of(RightEdge())
+        with pytest.raises(StorageError, match=f"is not by {ORIGIN}"):
+            await recover_edge(storage, forged, vkey=LOG_KEY)
+    finally:
+        await storage.close()
