@@ -43,10 +43,10 @@ def new_passphrase(path: str | None) -> bytes | None:
     passphrase = configured_passphrase(path)
     if passphrase is not None or not sys.stdin.isatty():
         return passphrase
-    typed = getpass.getpass("Passphrase for the new key (empty for none): ")
-    if typed and getpass.getpass("The same again: ") != typed:
+    typed = _ask("Passphrase for the new key (empty for none): ")
+    if typed and _ask("The same again: ") != typed:
         raise UsageError("the two passphrases differ; nothing was written")
-    return typed.encode() or None
+    return typed or None
 
 
 def passphrase_of(key_path: str, *, path: str | None) -> bytes | None:
@@ -64,4 +64,11 @@ def passphrase_of(key_path: str, *, path: str | None) -> bytes | None:
         raise UsageError(str(exc)) from exc
     if not pem.startswith(_ENCRYPTED):
         return None
-    return getpass.getpass(f"Passphrase of {printable(key_path)}: ").encode()
+    return _ask(f"Passphrase of {printable(key_path)}: ")
+
+
+def _ask(prompt: str) -> bytes:
+    try:
+        return getpass.getpass(prompt).encode(errors="surrogateescape")
+    except EOFError as exc:
+        raise UsageError("no passphrase was typed") from exc
