@@ -167,10 +167,10 @@ class SqliteStorage:
             )
         try:
             return await connection.run(function, *args, **kwargs)
-        except UnknownOutcomeError as exc:
-            raise UnknownOutcomeError(f"database {self._path}: {exc}") from exc
+        except StorageError as exc:
+            raise type(exc)(f"{self._path}: {exc}") from exc
         except sqlite3.Error as exc:
-            raise StorageError(f"database {self._path}: {exc}") from exc
+            raise StorageError(f"{self._path}: {exc}") from exc
 
 
 def _connect(path: Path, *, mode: str) -> sqlite3.Connection:
