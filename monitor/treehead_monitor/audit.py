@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from treehead.errors import MalformedError, RefusedError, TreeheadError
+from treehead.errors import MalformedError, RefusedError, TreeheadError, UnavailableError, UndecidedError
 from treehead.evidence import Evidence, prefix_fork
 from treehead.keys import VerifierKey
 from treehead.merkle import (
@@ -116,9 +116,13 @@ class Audit:
                 return
             self._progress = None
             await self._ledger.drop_progress(self._log)
-        evidence = await self._ask_for_fork(head)
+        wrong = f"its entries do not hash to the root that it signed at size {head.size}"
+        try:
+            evidence = await self._ask_for_fork(head)
+        except (UnavailableError, RefusedError, UndecidedError) as exc:
+            raise ContradictedError(f"{wrong}, and it does not prove how that came: {exc}") from exc
         if evidence is None:
-            raise ContradictedError(f"its entries do not hash to the root that it signed at size {head.size}")
+            raise ContradictedError(wrong)
         await self._ledger.accuse(self._log, evidence)
 
     async def _fetch(self, size: int) -> tuple[RightEdge, dict[TileId, bytes]]:

@@ -279,9 +279,14 @@ class Driver:
         """
         while not self._machine.is_misbehaved(log):
             async with _each(interval_ms):
-                await self._look(log, audit)
+                await self.look(log, audit)
 
-    async def _look(self, log: LogId, audit: Audit) -> None:
+    async def look(self, log: LogId, audit: Audit) -> None:
+        """Look at a log once; what is wrong with its answers, or that there are none, becomes a suspicion.
+
+        Raises:
+            StorageError: our own disk failed.
+        """
         try:
             await audit.look()
         except (

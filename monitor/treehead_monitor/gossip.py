@@ -119,18 +119,18 @@ class GossipMachine:
         return Gossip(
             heads=greeting.heads,
             evidence_ids=greeting.evidence_ids,
-            wanted_notes=self._unknown_heads(asked.heads),
+            wanted_notes=self._wanted_heads(asked.heads),
             notes=self._notes([*asked.wanted_notes, *self._lacked(asked.heads)]),
-            wanted_evidence=self._unknown_evidence(asked.evidence_ids),
+            wanted_evidence=self._wanted_evidence(asked.evidence_ids),
             evidence=self._evidence_of(asked.wanted_evidence),
         )
 
     def follow_up(self, answered: Gossip) -> Gossip | None:
         """What to say to a peer's answer, after it was heard; None when neither side lacks anything."""
         gossip = Gossip(
-            wanted_notes=self._unknown_heads(answered.heads),
+            wanted_notes=self._wanted_heads(answered.heads),
             notes=self._notes(answered.wanted_notes),
-            wanted_evidence=self._unknown_evidence(answered.evidence_ids),
+            wanted_evidence=self._wanted_evidence(answered.evidence_ids),
             evidence=self._evidence_of(answered.wanted_evidence),
         )
         return None if gossip == Gossip() else gossip
@@ -143,11 +143,16 @@ class GossipMachine:
         log = self._logs.get(id_)
         return None if log is None or log.misbehaved else log
 
-    def _unknown_heads(self, digests: Iterable[HeadDigest]) -> tuple[HeadDigest, ...]:
-        unknown = (
-            digest for digest in digests if (log := self._heeded(digest.log)) is not None and not log.is_known(digest)
+    def _wanted_heads(self, digests: Iterable[HeadDigest]) -> tuple[HeadDigest, ...]:
+        """Heads whose notes we lack and could keep."""
+        wanted = (
+            digest
+            for digest in digests
+            if (log := self._heeded(digest.log)) is not None
+            and not log.is_known(digest)
+            and log.has_room(digest, parked_max=self._limits.parked_max)
         )
-        return tuple(dict.fromkeys(unknown))[:NOTES_MAX]
+        return tuple(dict.fromkeys(wanted))[:NOTES_MAX]
 
     def _lacked(self, digests: Iterable[HeadDigest]) -> list[HeadDigest]:
         """Our heads that a peer with these cannot have reached."""
@@ -169,7 +174,7 @@ class GossipMachine:
                 notes[log.head.data] = None
         return tuple(notes)[:NOTES_MAX]
 
-    def _unknown_evidence(self, ids: Iterable[EvidenceId]) -> tuple[EvidenceId, ...]:
+    def _wanted_evidence(self, ids: Iterable[EvidenceId]) -> tuple[EvidenceId, ...]:
         held = set(self._evidence_ids())
         unknown = (id_ for id_ in ids if id_ not in held and id_ not in self._refused)
         return tuple(dict.fromkeys(unknown))[:EVIDENCE_MAX]
@@ -227,13 +232,8 @@ class GossipMachine:
         work.compare.append(Compare(head=head, source=event.source))
 
     def _has_room(self, log: LogState, head: LogHead, work: _Work) -> bool:
-        """Whether a head can be kept: always if it can be judged now, else while there is room to park it."""
-        if (log.head is not None and head.size <= log.head.size) or head.digest in log.parked:
-            return True
-        if log.parked_rival(head) is not None:
-            return True
         staged = sum(comparison.head.log == head.log for comparison in work.compare)
-        if len(log.parked) + staged < self._limits.parked_max:
+        if log.has_room(head.digest, parked_max=self._limits.parked_max, staged=staged):
             return True
         reason = f"more than {self._limits.parked_max} of its heads are unresolved; further ones are refused"
         work.alert.append(Suspected(log=head.log, doubt=Doubt.UNRESOLVED, reason=reason))
@@ -265,7 +265,7 @@ class GossipMachine:
         head = event.head
         if log.misbehaved or head.digest in log.parked:
             return
-        if (rival := log.parked_rival(head)) is not None:
+        if (rival := log.parked_rival(head.digest)) is not None:
             evidence = same_size_fork(head.note, rival.note, key=log.key)
             self._accuse(head.log, evidence, source=event.source, at_ms=event.at_ms, work=work)
             return

@@ -51,10 +51,19 @@ class LogState:
         """Whether the head was judged lately or waits to be."""
         return (self.head is not None and self.head.digest == digest) or digest in self.parked or digest in self.judged
 
-    def parked_rival(self, head: LogHead) -> LogHead | None:
+    def parked_rival(self, digest: HeadDigest) -> LogHead | None:
         """A parked head of the same size and another root."""
-        same_size = (parked.head for parked in self.parked.values() if parked.head.size == head.size)
-        return next((rival for rival in same_size if rival.root != head.root), None)
+        same_size = (parked.head for parked in self.parked.values() if parked.head.size == digest.size)
+        return next((rival for rival in same_size if rival.root != digest.root), None)
+
+    def has_room(self, digest: HeadDigest, *, parked_max: int, staged: int = 0) -> bool:
+        """Whether a head can be kept: always if it can be judged now, else while there is room to park it.
+
+        `staged` heads are about to be parked.
+        """
+        if (self.head is not None and digest.size <= self.head.size) or digest in self.parked:
+            return True
+        return self.parked_rival(digest) is not None or len(self.parked) + staged < parked_max
 
 
 class Recent:

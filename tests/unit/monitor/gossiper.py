@@ -66,7 +66,9 @@ class Gossiper:
         self.tree = tree
         self.name = name
         self.memory = Memory(key=LOG_KEY) if memory is None else memory
-        self.machine = GossipMachine(logs=[self.memory], peers=peers, limits=limits or Limits())
+        self.peers = peers
+        self.limits = limits or Limits()
+        self.machine = GossipMachine(logs=[self.memory], peers=peers, limits=self.limits)
         self.head = self.memory.head
         self.parked = {parked.head.digest: parked for parked in self.memory.parked}
         self.files: list[bytes] = list(self.memory.evidence)
@@ -106,7 +108,7 @@ class Gossiper:
     def restarted(self) -> Gossiper:
         """What a kill at this moment leaves: whatever was persisted."""
         memory = Memory(key=LOG_KEY, head=self.head, parked=tuple(self.parked.values()), evidence=tuple(self.files))
-        return Gossiper(self.tree, name=self.name, memory=memory)
+        return Gossiper(self.tree, name=self.name, peers=self.peers, limits=self.limits, memory=memory)
 
     # --- the driver's part ---
 

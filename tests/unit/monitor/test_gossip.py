@@ -173,6 +173,13 @@ def test_unresolved_heads_are_never_evicted_and_too_many_are_refused_as_a_suspic
     assert monitor.suspicions() == set()
 
 
+def test_what_there_is_no_room_for_is_not_asked_for() -> None:
+    one, two = monitor_at(1, name="one", limits=Limits(parked_max=2)), monitor_at(30, name="two")
+    one.hear(signed_head(TREE, 20), signed_head(TREE, 21))
+    assert exchange(one, two) == 2, "the other one lacks a note, too"
+    assert exchange(one, two) == 1
+
+
 def test_many_heads_in_one_message_do_not_pass_the_limit() -> None:
     monitor = monitor_at(1, limits=Limits(parked_max=3))
     monitor.hear(*(signed_head(TREE, size) for size in range(20, 30)))
