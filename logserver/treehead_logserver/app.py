@@ -16,7 +16,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from treehead.errors import UnavailableError
+from treehead.errors import StorageError, UnavailableError
 from treehead.keys import VerifierKey
 from treehead.v1 import log_pb2, log_pb2_grpc
 from treehead.wire import SERVER_OPTIONS
@@ -141,5 +141,10 @@ async def _stop_serving(
 
 async def _finish_commits(sequencer: Sequencer, committing: asyncio.Task[None], drain_ms: int) -> None:
     sequencer.drain()
-    async with asyncio.timeout(drain_ms / 1_000):
-        await committing
+    try:
+        async with asyncio.timeout(drain_ms / 1_000):
+            await committing
+    except TimeoutError as exc:
+        raise StorageError(
+            f"the last commits did not end within {drain_ms} ms; whoever waited for them got no answer and may try again"
+        ) from exc

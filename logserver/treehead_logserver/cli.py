@@ -21,6 +21,9 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
+EXTRA = ("aiosqlite", "grpc_health", "grpc_reflection")
+"""What an installation without the extra `log` lacks."""
+
 GRPC_DEFAULT = "127.0.0.1:8461"
 
 
@@ -41,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TreeheadError as exc:
         print(f"treehead-log: {exc}", file=sys.stderr)
         return EXIT_FAILED
+    except ModuleNotFoundError as exc:
+        if exc.name not in EXTRA:
+            raise
+        print(f"treehead-log: {exc.name} is not installed: install treehead[log], which brings it", file=sys.stderr)
+        return EXIT_USAGE
     return EXIT_OK
 
 

@@ -76,12 +76,13 @@ class Sequencer:
             UnknownOutcomeError: a commit failed, and the process must end.
         """
         try:
-            while self._queue or not self._draining:
+            while True:
+                while self._queue:
+                    await self._commit(self._next_group())
+                if self._draining:
+                    return
                 self._arrival.clear()
-                if not self._queue:
-                    await self._arrival.wait()
-                elif group := self._next_group():
-                    await self._commit(group)
+                await self._arrival.wait()
         finally:
             self._draining = True
             _fail(self._queue, "the log stopped before it could log the entry; try again")

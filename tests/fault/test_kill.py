@@ -138,7 +138,7 @@ async def check_promises(log: LogProcess, ledger: Ledger, *, indices: Sequence[i
         leaves = await entries(stub)
         assert len(leaves) == newest.size
         assert len(set(leaves)) == len(leaves)
-        assert {index: leaves[index] for index in ledger.leaf_at} == ledger.leaf_at
+        assert {index: leaf for index, leaf in enumerate(leaves) if index in ledger.leaf_at} == ledger.leaf_at
         tree = Tree(leaves)
         assert {size: tree.root(size) for size in ledger.heads} == {
             size: checkpoint.root for size, checkpoint in ledger.heads.items()

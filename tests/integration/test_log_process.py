@@ -98,6 +98,12 @@ async def test_the_version_is_told() -> None:
     assert told.stdout.startswith("treehead-log ")
 
 
+async def test_without_the_extra_the_command_says_which_one_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "aiosqlite.py").write_text("raise ModuleNotFoundError(name='aiosqlite')")
+    refused = await treehead_log("vkey", "--data", tmp_path, PYTHONPATH=str(tmp_path))
+    assert "install treehead[log]" in complaint(refused, exit_code=2)
+
+
 # --- serve -----------------------------------------------------------------------------------------------------------
 
 
