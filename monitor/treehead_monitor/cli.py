@@ -157,7 +157,6 @@ def _run(options: argparse.Namespace) -> int:
     from treehead_monitor import app
     from treehead_monitor.config import RunConfig, parse_log, parse_milliseconds, parse_peer, read_passphrase
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = RunConfig(
         data=options.data,
         grpc=options.grpc,
@@ -168,6 +167,7 @@ def _run(options: argparse.Namespace) -> int:
         insecure=options.insecure,
         passphrase=read_passphrase(options.passphrase_file, os.environ),
     )
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         proven = runner.run(app.run(config, announce=lambda address: print(f"listening on {address}", flush=True)))
     return EXIT_MISBEHAVIOUR if proven else EXIT_OK

@@ -137,8 +137,14 @@ class Driver:
         await self._take_turn(lambda: self._work_off(event))
 
     async def finish(self) -> None:
-        """Wait for the turn that is under way; there is none after it."""
+        """Wait for the turn that is under way, and keep how calls went; there is no turn after it."""
         await self._turn.acquire()
+        if self._broken is None:
+            await self._keep_contacts()
+
+    async def _keep_contacts(self) -> None:
+        contacts = {id_: log.contact_ms for id_, log in self._logs.items() if log.contact_ms is not None}
+        await self._store.keep_contacts(contacts, [outbox.record for outbox in self._outboxes.values()])
 
     async def broken(self) -> None:
         """Wait until our own disk fails.
@@ -318,8 +324,7 @@ class Driver:
             async with _each(interval_ms):
                 self._faulty.clear()
                 await self._turn_on(Tick(at_ms=self._now_ms(), draw=self._random.getrandbits(DRAW_BITS)))
-                contacts = {id_: log.contact_ms for id_, log in self._logs.items() if log.contact_ms is not None}
-                await self._store.keep_contacts(contacts, [outbox.record for outbox in self._outboxes.values()])
+                await self._keep_contacts()
 
     async def hear_call(self, source: str, gossip: Gossip) -> Gossip:
         """Hear a peer's call; returns the answer.

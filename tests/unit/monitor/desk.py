@@ -18,6 +18,7 @@ from treehead_monitor.driver import Driver, FollowedLog
 from treehead_monitor.gossip import GossipMachine, Limits
 from treehead_monitor.history import History, TileCache
 from treehead_monitor.memory import Memory
+from treehead_monitor.source import LogSource
 from treehead_monitor.store import Recollection, Store
 
 NAME = "monitor.example"
@@ -75,14 +76,13 @@ class ScriptedLog:
 
 
 class Desk:
-    """One monitor at work on one scripted log. `now_ms` is its clock."""
+    """One monitor at work on one log. `now_ms` is its clock."""
 
     def __init__(
-        self, folder: Path, store: Store, log: ScriptedLog, known: Recollection, *, page: int, limits: Limits
+        self, folder: Path, store: Store, log: LogSource, known: Recollection, *, page: int, limits: Limits
     ) -> None:
         self.directory = DataDirectory(path=folder)
         self.store = store
-        self.log = log
         self.known = known
         self.now_ms = NOW_MS
         self.followed = FollowedLog(
@@ -122,9 +122,7 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(
-    folder: Path, log: ScriptedLog, *, page: int = 1_000, limits: Limits | None = None
-) -> AsyncIterator[Desk]:
+async def desk(folder: Path, log: LogSource, *, page: int = 1_000, limits: Limits | None = None) -> AsyncIterator[Desk]:
     """A monitor on the directory that `datadir.create_monitor` made, open as long as the context."""
     store = await Store.open(DataDirectory(path=folder).database)
     try:

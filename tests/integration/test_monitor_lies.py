@@ -1,0 +1,142 @@
+"""A log that answers over gRPC with what it should not: always a suspicion, never proof, and gone once it is honest."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from tests.monitors import MonitorProcess, new_monitor
+from tests.unit.library.specimens import LOG_KEY, Tree
+from tests.unit.monitor.desk import desk, leaves
+from tests.unit.monitor.gossiper import LOG_ID, signed_head
+from treehead.keys import format_vkey
+from treehead.v1 import log_pb2
+from treehead.v1.log_pb2_grpc import LogServicer, add_LogServicer_to_server
+from treehead.wire import SERVER_OPTIONS
+from treehead_monitor.source import GrpcSource
+from treehead_monitor.status import State
+
+if TYPE_CHECKING:
+    from treehead.v1.log_pb2_grpc import _ServicerContext as Context
+
+VERIFIED, SIZE = 4, 10
+TIMEOUT_MS = 2_000
+Pages = Callable[[log_pb2.GetEntriesRequest], list[log_pb2.GetEntriesResponse]]
+
+
+def honest(request: log_pb2.GetEntriesRequest) -> list[log_pb2.GetEntriesResponse]:
+    wanted = leaves(SIZE)[request.first_index : request.end_index]
+    return [log_pb2.GetEntriesResponse(first_index=request.first_index, leaves=wanted)]
+
+
+class LyingLog(LogServicer):
+    """Signs the head of an honest tree; the test writes what it sends as entries, and in answer to other calls."""
+
+    def __init__(self) -> None:
+        self.size = SIZE
+        self.pages: Pages = honest
+        self.hashes: list[bytes] | None = None
+
+    async def GetCheckpoint(
+        self, request: log_pb2.GetCheckpointRequest, context: Context
+    ) -> log_pb2.GetCheckpointResponse:
+        return log_pb2.GetCheckpointResponse(checkpoint=signed_head(Tree(leaves(SIZE)), self.size).data)
+
+    async def GetEntries(
+        self, request: log_pb2.GetEntriesRequest, context: Context
+    ) -> AsyncIterator[log_pb2.GetEntriesResponse]:
+        for page in self.pages(request):
+            yield page
+
+    async def GetConsistencyProof(
+        self, request: log_pb2.GetConsistencyProofRequest, context: Context
+    ) -> log_pb2.GetConsistencyProofResponse:
+        if self.hashes is None:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no proofs here")
+        return log_pb2.GetConsistencyProofResponse(hashes=self.hashes)
+
+    async def GetInclusionProof(
+        self, request: log_pb2.GetInclusionProofRequest, context: Context
+    ) -> log_pb2.GetInclusionProofResponse:
+        if self.hashes is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no proofs here")
+        return log_pb2.GetInclusionProofResponse(hashes=self.hashes)
+
+
+@pytest.fixture
+async def lying_log() -> AsyncIterator[tuple[LyingLog, str]]:
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    port = server.add_insecure_port("127.0.0.1:0")
+    servicer = LyingLog()  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+    add_LogServicer_to_server(servicer, server)
+    await server.start()
+    yield servicer, f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+def page(first_index: int, *sent: bytes) -> list[log_pb2.GetEntriesResponse]:
+    return [log_pb2.GetEntriesResponse(first_index=first_index, leaves=sent)]
+
+
+LIES: dict[str, Pages] = {
+    "nothing": lambda request: [],
+    "an_empty_page": lambda request: page(request.first_index),
+    "other_entries": lambda request: page(request.first_index, *leaves(SIZE - VERIFIED, kind="other")),
+    "entries_in_another_order": lambda request: page(request.first_index, *leaves(SIZE)[: VERIFIED - 1 : -1]),
+    "from_another_index": lambda request: page(0, *leaves(SIZE)[VERIFIED:]),
+    "more_than_was_asked_for": lambda request: page(request.first_index, *leaves(SIZE - VERIFIED + 1, begin=VERIFIED)),
+    "the_same_page_twice": lambda request: page(request.first_index, leaves(SIZE)[VERIFIED]) * 2,
+    "an_entry_too_large": lambda request: page(request.first_index, bytes(65_536)),
+    "an_index_of_64_bits": lambda request: page(2**64 - 1, b"x"),
+}
+PROOFS: dict[str, list[bytes] | None] = {
+    "refused": None,
+    "empty": [],
+    "short_hashes": [b"x"],
+    "random": [bytes(32)] * 3,
+    "endless": [bytes(32)] * 1_000,
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("verified", [VERIFIED - 1, VERIFIED])
+async def test_wrong_entries_are_a_suspicion_and_leave_the_verified_tree_alone(
+    tmp_path: Path, lying_log: tuple[LyingLog, str], lie: str, verified: int
+) -> None:
+    servicer, address = lying_log
+    new_monitor(tmp_path / "monitor")
+    source = GrpcSource.connect(address, timeout_ms=TIMEOUT_MS, reconnect_ms=100)
+    async with desk(tmp_path / "monitor", source) as monitor:
+        servicer.size = verified
+        await monitor.look()
+        servicer.size, servicer.pages = SIZE, LIES[lie]
+        for hashes in PROOFS.values():
+            servicer.hashes = hashes
+            await monitor.look()
+            assert monitor.doubts() == {"bad-answer"}
+            assert not monitor.driver.is_misbehaved(LOG_ID)
+            assert monitor.size == verified
+        servicer.pages = honest
+        await monitor.look()
+        assert (monitor.size, monitor.doubts()) == (SIZE, set())
+    await source.close()
+
+
+async def test_a_lying_log_is_shown_as_suspect_by_a_real_monitor(
+    tmp_path: Path, lying_log: tuple[LyingLog, str]
+) -> None:
+    servicer, address = lying_log
+    servicer.pages = LIES["other_entries"]
+    new_monitor(tmp_path / "monitor")
+    monitor = MonitorProcess(tmp_path / "monitor", logs=[(format_vkey(LOG_KEY), address)])
+    async with monitor:
+        await monitor.says("suspicion (bad-answer)")
+        assert monitor.log().state is State.SUSPICION
+        servicer.pages = honest
+        await monitor.says("no longer suspected (bad-answer)")
+        assert monitor.log().state is State.OK
+        assert await monitor.stop() == 0
