@@ -86,7 +86,8 @@ async def test_a_step_that_goes_wrong_ends_the_demonstration(tmp_path: Path) -> 
     (broken / "treehead_monitor.py").write_text("raise SystemExit('no monitor today')\n")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    process = await start(temporary, PYTHONPATH=str(broken))
+    path = os.pathsep.join(filter(None, [str(broken), os.environ.get("PYTHONPATH")]))
+    process = await start(temporary, PYTHONPATH=path)
     async with asyncio.timeout(DEMO_S_MAX):
         _, errors = await process.communicate()
     assert process.returncode == 1
