@@ -260,6 +260,16 @@ def test_an_inclusion_proof_that_shows_nothing_is_refused(
         verify_inclusion(index=index, size=size, leaf_hash=leaf_hash, proof=made, root=root)
 
 
+@pytest.mark.parametrize("length", [0, 31, 33, 64])
+def test_a_hash_of_another_length_is_refused_even_where_it_leads_to_the_root(length: int) -> None:
+    leaf_hash, sibling = mth(0, 1), b"s" * length
+    root = sha256(b"\x01" + leaf_hash + sibling).digest()
+    with pytest.raises(InclusionError, match=f"hash has {length} bytes"):
+        verify_inclusion(index=0, size=2, leaf_hash=leaf_hash, proof=[sibling], root=root)
+    with pytest.raises(ConsistencyError, match=f"hash has {length} bytes"):
+        verify_consistency(size1=1, size2=2, root1=leaf_hash, root2=root, proof=[sibling])
+
+
 def test_a_leaf_cannot_pass_for_an_inner_node() -> None:
     inner = mth(0, 1) + mth(1, 2)
     with pytest.raises(InclusionError):
