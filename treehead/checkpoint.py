@@ -18,9 +18,6 @@ from treehead.note import Note, format_note, parse_note, sign_text, verify_note
 
 ORIGIN_BYTES_MAX = 255
 """C2SP tlog-cosignature gives the origin's length one byte in subtree signatures."""
-ORIGIN_CHARS_MAX = ORIGIN_BYTES_MAX
-"""The former name; no origin within the limit has more characters."""
-
 CHECKPOINT_CHARS_MAX = 4_096
 """So that two of them always fit into one evidence file: a log must not escape proof by signing what is too large."""
 
