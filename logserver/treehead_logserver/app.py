@@ -146,5 +146,5 @@ async def _finish_commits(sequencer: Sequencer, committing: asyncio.Task[None], 
             await committing
     except TimeoutError as exc:
         raise StorageError(
-            f"the last commits did not end within {drain_ms} ms; whoever waited for them got no answer and may try again"
+            f"the last commits did not end within {drain_ms} ms; who waited for them got no answer and may try again"
         ) from exc

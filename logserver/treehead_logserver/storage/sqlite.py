@@ -18,6 +18,7 @@ than the statements.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +72,14 @@ _T = TypeVar("_T")
 class _Connection(aiosqlite.Connection):
     """A connection that runs a whole function on its thread, instead of one statement."""
 
+    async def open(self) -> None:
+        """Connect. After a failure the thread has ended; aiosqlite leaves it to answer to a loop that may be gone."""
+        try:
+            await self
+        except BaseException:
+            await asyncio.to_thread(self._thread.join)
+            raise
+
     async def run(
         self, function: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
@@ -117,8 +126,8 @@ class SqliteStorage:
         writer = _Connection(lambda: _connect(path, mode="rw"), iter_chunk_size=1)
         reader = _Connection(lambda: _connect(path, mode="ro"), iter_chunk_size=1)
         try:
-            await writer
-            await reader
+            await writer.open()
+            await reader.open()
         except sqlite3.Error as exc:
             await writer.close()
             raise StorageError(f"cannot open the database {path}: {exc}") from exc
