@@ -5,7 +5,7 @@ to nothing. Only when the tree reaches the size of a signed head and has its roo
 one transaction; if the roots differ, all progress is dropped. So whatever counts as verified was bound to a signed
 root, and whatever lies beyond the verified size counts for nothing.
 
-When the roots differ twice, the log is asked how its new head relates to our tree. If its own proof shows another root
+When the roots differ twice, the log is asked how its new head relates to our tree. If its own proofs show another root
 at our size, the log proves that it forked (E2). Anything less - no answer, a proof that leads nowhere, or one that
 confirms our tree - is a suspicion: what was sent may have been damaged on the way.
 """
@@ -24,7 +24,6 @@ from treehead.merkle import (
     NodeId,
     hash_leaf,
     plan_inclusion,
-    root_from_inclusion,
     roots_from_consistency,
 )
 from treehead.tile import RightEdge, TileId
@@ -116,13 +115,11 @@ class Audit:
                 return
             self._progress = None
             await self._ledger.drop_progress(self._log)
-        wrong = f"its entries do not hash to the root that it signed at size {head.size}"
         try:
             evidence = await self._ask_for_fork(head)
-        except (UnavailableError, RefusedError, UndecidedError) as exc:
-            raise ContradictedError(f"{wrong}, and it does not prove how that came: {exc}") from exc
-        if evidence is None:
-            raise ContradictedError(wrong)
+        except (MalformedError, UnavailableError, RefusedError, UndecidedError) as exc:
+            wrong = f"its entries do not hash to the root that it signed at size {head.size}"
+            raise ContradictedError(f"{wrong}, and that it forked is not proven: {exc}") from exc
         await self._ledger.accuse(self._log, evidence)
 
     async def _fetch(self, size: int) -> tuple[RightEdge, dict[TileId, bytes]]:
@@ -149,39 +146,34 @@ class Audit:
                 raise MalformedError(f"it sent no entries from {before} on, though it signed a head of size {size}")
         return edge, unsaved
 
-    async def _ask_for_fork(self, head: LogHead) -> Evidence | None:
-        """Evidence from the log's own proofs that `head` does not extend our verified head, or None."""
+    async def _ask_for_fork(self, head: LogHead) -> Evidence:
+        """Evidence from the log's own proofs that `head` does not extend our verified head.
+
+        Raises:
+            RefusedError: the proofs do not show that.
+            MalformedError, UnavailableError, UndecidedError: there are none.
+        """
         verified, edge = self._ledger.verified(self._log)
         size = edge.size
         if verified is None or size == 0:
-            return None  # an empty tree is a prefix of every tree
+            raise RefusedError("an empty tree is a prefix of every tree")
         other = EMPTY_ROOT  # stands for nothing: the proof carries the older root, unless the size is a power of two
         if size.bit_count() == 1:
-            other = await self._ask_for_subtree(head, size)
+            other = await self._ask_for_prefix_root(head, size)
         path = await self._source.consistency_proof(size1=size, size2=head.size)
-        older, newer = roots_from_consistency(size1=size, size2=head.size, root1=other, proof=path)
-        if newer != head.root:
-            raise ContradictedError(
-                f"its consistency proof does not lead to the root that it signed at size {head.size}"
-            )
-        if older == verified.root:
-            return None
+        older, _ = roots_from_consistency(size1=size, size2=head.size, root1=other, proof=path)
         return prefix_fork(verified.note, head.note, prefix_root=older, path=path, key=self._key)
 
-    async def _ask_for_subtree(self, head: LogHead, size: int) -> bytes:
-        """The root that the tree of `head` has at `size`, a power of two.
+    async def _ask_for_prefix_root(self, head: LogHead, size: int) -> bytes:
+        """The root that the tree of `head` is said to have at `size`, a power of two.
 
         Consistency proofs leave it out there. It is the sibling of what begins with leaf `size`, and so is part of the
-        inclusion proof of that leaf, which binds it to the signed root.
+        inclusion proof of that leaf. The consistency proof will bind it to the signed root.
         """
-        leaves = [leaf async for page in self._source.entries(begin=size, end=size + 1) for leaf in page]
-        if not leaves:
-            raise MalformedError(f"it sent no entry {size}, though it signed a head of size {head.size}")
-        proof = await self._source.inclusion_proof(index=size, size=head.size)
-        root = root_from_inclusion(index=size, size=head.size, leaf_hash=hash_leaf(leaves[0]), proof=proof)
-        if root != head.root:
-            raise ContradictedError(f"its inclusion proof does not lead to the root that it signed at size {head.size}")
         plan = plan_inclusion(index=size, size=head.size)
+        proof = await self._source.inclusion_proof(index=size, size=head.size)
+        if len(proof) != len(plan):
+            raise RefusedError(f"its inclusion proof of leaf {size} of {head.size} does not have {len(plan)} hashes")
         return proof[plan.index((NodeId(size.bit_length() - 1, 0),))]
 
 

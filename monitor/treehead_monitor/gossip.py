@@ -292,7 +292,6 @@ class GossipMachine:
             evidence = parse_evidence(data)
             keys = [log.key for log in self._logs.values() if evidence.first.by(log.key) is not None]
             for key in keys[:1]:
-                verify_evidence(evidence, key=key)
                 self._accuse(
                     log_id(key), evidence, source=event.source, at_ms=event.at_ms, work=work, teller=event.source
                 )
@@ -304,13 +303,17 @@ class GossipMachine:
     def _accuse(
         self, id_: LogId, evidence: Evidence, *, source: str, at_ms: int, work: _Work, teller: str | None = None
     ) -> None:
-        """Keep verified evidence, and tell every peer but the one that told it to us."""
+        """Keep evidence that holds, and tell every peer but the one that told it to us.
+
+        Raises:
+            MalformedError, RefusedError, UnsupportedError: it proves nothing; nothing has changed.
+        """
         log, data = self._logs[id_], format_evidence(evidence)
+        first, second = verify_evidence(evidence, key=log.key)
         if evidence_id(data) in log.evidence or len(log.evidence) >= EVIDENCE_MAX:
             return
         log.evidence[evidence_id(data)] = data
         log.misbehaved = True
-        first, second = verify_evidence(evidence, key=log.key)
         work.persist.append(
             KeepEvidence(
                 log=id_,

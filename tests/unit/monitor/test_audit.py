@@ -114,6 +114,17 @@ async def test_progress_beyond_the_head_that_is_shown_now_is_dropped(folder: Pat
         assert await monitor.followed.history.root_at(256) == Tree(leaves(256)).root()
 
 
+async def test_the_root_of_a_larger_tree_does_not_pass_for_that_of_a_smaller_one(folder: Path) -> None:
+    log = ScriptedLog(leaves(1_000))
+    log.down_after = 700
+    async with desk(folder, log, page=300) as monitor:
+        await monitor.look()
+        log.down_after = None
+        log.checkpoint = format_note(signed_checkpoint(500, Tree(leaves(700)).root()))
+        await monitor.look()
+        assert (monitor.size, monitor.doubts()) == (None, {"bad-answer"})
+
+
 async def test_a_log_that_grows_while_it_is_fetched_is_followed_to_the_head_it_showed(folder: Path) -> None:
     log = ScriptedLog(leaves(900))
     log.checkpoint = log.checkpoint_of(600)
@@ -173,18 +184,19 @@ async def test_entries_that_do_not_hash_to_the_signed_root_are_a_suspicion_and_n
     folder: Path, verified: int
 ) -> None:
     log = ScriptedLog(leaves(verified))
-    async with desk(folder, log) as monitor:
+    async with desk(folder, log, page=150) as monitor:
         await monitor.look()
         log.leaves = leaves(600)
         log.served = [*leaves(599), b"something else"]
         log.asked.clear()
         await monitor.look()
-        assert log.asked.count((verified, 600)) == 2, "fetched once more before it is a suspicion"
+        assert [begin for begin, _ in log.asked].count(verified) == 2, "fetched once more before it is a suspicion"
         assert monitor.doubts() == {"bad-answer"}
         assert not monitor.driver.is_misbehaved(LOG_ID)
         assert monitor.size == verified
         assert await monitor.followed.history.root_at(verified) == Tree(leaves(verified)).root()
     async with desk(folder, log) as monitor:
+        assert monitor.known.progress is None, "what was fetched in vain is not built on"
         log.served = None
         await monitor.look()
         assert monitor.size == 600

@@ -301,6 +301,7 @@ def test_evidence_that_proves_nothing_is_dropped_and_counted_against_the_peer() 
         monitor = monitor_at(9, peers=("p", "q"))
         monitor.hear(evidence=[data], source="p")
         assert monitor.trace == ["fault of p"], data
+        assert not monitor.is_accusing
         monitor.hear(evidence=[data], source="p")
         assert monitor.trace == ["fault of p"], "judged once, remembered since"
         assert monitor.machine.follow_up(Gossip(evidence_ids=(evidence_id(data),))) is None
@@ -335,6 +336,13 @@ def test_once_proven_no_further_file_is_made_from_further_heads() -> None:
     monitor = monitor_at(20)
     for size in range(5, 25):
         monitor.hear(signed_head(theirs, size))
+    assert len(monitor.files) == 1
+
+
+def test_two_lies_in_one_message_make_one_file() -> None:
+    _, theirs = forked_trees(30, 3)
+    monitor = monitor_at(20)
+    monitor.hear(signed_head(theirs, 7), signed_head(theirs, 9))
     assert len(monitor.files) == 1
 
 
