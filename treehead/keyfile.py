@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import stat
 from pathlib import Path
 
-from treehead.errors import TooLargeError, UsageError
-from treehead.files import read_limited, write_new
+from treehead.errors import UsageError
+from treehead.files import open_regular, write_new
 from treehead.keys import (
     PRIVATE_KEY_BYTES_MAX,
     SEED_BYTES,
@@ -38,13 +39,14 @@ def read_private_key(path: Path, *, passphrase: bytes | None) -> PrivateKey:
         UsageError: the file cannot be read, others can read or write it, or it holds no key that this passphrase opens.
     """
     try:
-        mode = path.stat().st_mode
+        with open_regular(path, what="private key") as file:
+            mode = os.fstat(file.fileno()).st_mode  # of the file that is read, whatever the path names a moment later
+            pem = file.read(PRIVATE_KEY_BYTES_MAX + 1)
     except OSError as exc:
         raise UsageError(f"cannot read private key {path}: {exc.strerror}") from exc
     if mode & _OTHERS:
         raise UsageError(f"private key {path} is accessible to others (mode {mode & 0o777:04o}): run chmod 600 {path}")
     try:
-        pem = read_limited(path, bytes_max=PRIVATE_KEY_BYTES_MAX, what="private key")
         return parse_private_key(pem, passphrase=passphrase)
-    except (UsageError, TooLargeError) as exc:
+    except UsageError as exc:
         raise UsageError(f"{path}: {exc}") from exc
