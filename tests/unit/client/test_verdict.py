@@ -21,7 +21,6 @@ from treehead.errors import (
 )
 from treehead_client.verdict import EXIT_MISBEHAVIOUR, outcome_of, worst_exit_code
 
-
 # Of the library's tree: components refine some of these for themselves, and their errors count as what they refine.
 KINDS = [
     kind
