@@ -15,7 +15,8 @@ import pytest
 
 from tests.monitors import MonitorProcess, add, leaf, monitor_command, new_monitor
 from tests.processes import LogProcess, create_log
-from tests.unit.library.specimens import same_size_evidence
+from tests.unit.library.specimens import LOG_KEY, Tree, same_size_evidence
+from tests.unit.monitor.gossiper import signed_head
 from treehead.cosignature import verify_cosignature
 from treehead.errors import UndecidedError
 from treehead.evidence import format_evidence
@@ -124,9 +125,6 @@ async def test_what_a_killed_monitor_knew_it_knows_again_without_the_log(
 
 
 async def test_a_killed_monitor_still_holds_its_evidence_and_parked_heads(tmp_path: Path) -> None:
-    from tests.unit.library.specimens import LOG_KEY, Tree
-    from tests.unit.monitor.gossiper import signed_head
-
     tree = Tree(b"leaf %d" % index for index in range(9))
     evidence = format_evidence(same_size_evidence())
     new_monitor(tmp_path / "monitor")
@@ -150,8 +148,6 @@ async def test_a_killed_monitor_still_holds_its_evidence_and_parked_heads(tmp_pa
 
 
 async def test_evidence_whose_row_was_lost_in_a_crash_is_taken_up_again(tmp_path: Path) -> None:
-    from tests.unit.library.specimens import LOG_KEY
-
     evidence = same_size_evidence()
     new_monitor(tmp_path / "monitor")
     file = tmp_path / "monitor" / "evidence" / f"{evidence.id}.evidence"
@@ -164,6 +160,14 @@ async def test_evidence_whose_row_was_lost_in_a_crash_is_taken_up_again(tmp_path
     async with monitor:
         assert "is gone" in monitor.stderr
         assert await monitor.stop() == 4
+    other = MonitorProcess(tmp_path / "monitor", logs=[(UNKNOWN, "127.0.0.1:1")])
+    async with other:
+        assert await other.stop() == 0, "of the logs that it follows none is proven to misbehave"
+    assert {log.vkey: (log.followed, bool(log.evidence)) for log in other.status().logs} == {
+        format_vkey(LOG_KEY): (False, True),
+        UNKNOWN: (True, False),
+    }
+    assert (await monitor_command("status", "--data", tmp_path / "monitor")).exit_code == 4
 
 
 async def test_a_peer_that_is_down_is_no_harm_and_is_found_when_it_is_back(

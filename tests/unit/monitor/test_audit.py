@@ -72,18 +72,18 @@ async def test_the_third_level_of_tiles_is_kept_too(folder: Path) -> None:
 
 
 async def test_a_restart_fetches_nothing_again(folder: Path) -> None:
-    log = ScriptedLog(leaves(300))
-    async with desk(folder, log) as monitor:
+    log = ScriptedLog(leaves(900))
+    async with desk(folder, log, page=100) as monitor:
         await monitor.look()
     log.asked.clear()
     async with desk(folder, log) as monitor:
-        assert monitor.size == 300
+        assert monitor.size == 900
         await monitor.look()
         assert log.asked == []
-        log.leaves = leaves(310)
+        log.leaves = leaves(910)
         await monitor.look()
-        assert log.asked == [(300, 310)]
-        assert monitor.size == 310
+        assert log.asked == [(900, 910)]
+        assert monitor.size == 910
 
 
 async def test_a_long_way_is_gone_in_pages_and_taken_up_where_it_broke_off(folder: Path) -> None:
