@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import sqlite3
 from collections.abc import Sequence
@@ -105,5 +106,17 @@ async def test_a_checkpoint_by_another_key_is_not_served(log_of_700: Path) -> No
         forged = Signer(key=OTHER_LOG, origin=ORIGIN).state_of(RightEdge())
         with pytest.raises(StorageError, match=f"is not by {ORIGIN}"):
             await recover_edge(storage, forged, vkey=LOG_KEY)
+    finally:
+        await storage.close()
+
+
+async def test_a_checkpoint_of_another_tree_of_that_size_is_not_served(log_of_700: Path) -> None:
+    storage, other = await SqliteStorage.open(log_of_700), RightEdge()
+    other.append(hash_leaf(b"another %d" % index) for index in range(700))
+    try:
+        state = await storage.read_state()
+        mixed = dataclasses.replace(state, checkpoint=SIGNER.state_of(other).checkpoint)
+        with pytest.raises(StorageError, match="damaged"):
+            await recover_edge(storage, mixed, vkey=LOG_KEY)
     finally:
         await storage.close()
