@@ -151,6 +151,8 @@ async def running_monitor(config: RunConfig) -> AsyncIterator[RunningMonitor]:
             )
             tasks.append(driver.follow(log_id(followed), audit, interval_ms=config.interval_ms))
 
+        for recollection in known.values():
+            await driver.resume([*recollection.recent, *(parked.head for parked in recollection.parked)])
         server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=limits.calls_max)
         monitor_pb2_grpc.add_MonitorServicer_to_server(MonitorService(driver), server)
         state_of_health = health.aio.HealthServicer()

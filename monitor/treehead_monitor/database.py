@@ -15,6 +15,7 @@ The file is in WAL mode. One connection writes, with `synchronous=FULL`: a commi
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable
@@ -83,6 +84,18 @@ class WritingConnection(aiosqlite.Connection):
 
     def __init__(self, path: Path) -> None:
         super().__init__(lambda: connect(path, mode="rw"), iter_chunk_size=1)
+
+    async def open(self) -> None:
+        """Connect. After a failure the thread has ended; aiosqlite leaves it to answer to a loop that may be gone.
+
+        Raises:
+            StorageError: see `connect`.
+        """
+        try:
+            await self
+        except BaseException:
+            await asyncio.to_thread(self._thread.join)
+            raise
 
     async def run(
         self, function: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs

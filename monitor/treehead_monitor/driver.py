@@ -38,6 +38,8 @@ from treehead_monitor.audit import Audit, ContradictedError
 from treehead_monitor.cosigner import Cosigned, Cosigner
 from treehead_monitor.datadir import DataDirectory, write_evidence
 from treehead_monitor.event import (
+    LOG_SOURCE,
+    STORE_SOURCE,
     Accused,
     Advanced,
     Cleared,
@@ -50,6 +52,7 @@ from treehead_monitor.event import (
     PeerFault,
     Persist,
     Proven,
+    Resumed,
     Seen,
     Suspected,
     Tick,
@@ -65,6 +68,9 @@ from treehead_monitor.suspicion import Doubt, Suspicion
 _LOG = logging.getLogger(__name__)
 
 DRAW_BITS = 64
+_SHOWN = {LOG_SOURCE: "by following the log", STORE_SOURCE: "with what was kept before the restart"}
+FAULTS_TOLD_MAX = 8
+"""Peers of whose faults the journal tells, each interval."""
 
 _T = TypeVar("_T")
 
@@ -190,7 +196,7 @@ class Driver:
         match finding:
             case Accused(log=log, id=id_, source=source):
                 origin, file = self._logs[log].key.name, self._directory.evidence_file(id_)
-                shown = "by following the log" if source == "log" else f"with what {source} sent"
+                shown = _SHOWN.get(source, f"with what {source} sent")
                 _LOG.critical(
                     "MISBEHAVIOUR PROVEN: log %s signed trees that contradict each other, shown %s: %s",
                     origin,
@@ -204,7 +210,8 @@ class Driver:
             case PeerFault(peer=peer, reason=reason):
                 if peer in self._outboxes:
                     self._outboxes[peer].record = self._outboxes[peer].record.at_fault()
-                if peer not in self._faulty:  # once an interval: a hostile peer shall not fill the journal
+                # Seldom, and few: hostile peers shall not fill the journal.
+                if peer not in self._faulty and len(self._faulty) < FAULTS_TOLD_MAX:
                     self._faulty.add(peer)
                     _LOG.warning("peer %s %s", peer, reason)
 
@@ -227,6 +234,14 @@ class Driver:
         log.suspicions[doubt] = replace(known, standing=False)
         await self._store.keep_suspicion(id_, log.suspicions[doubt])
         _LOG.info("no longer suspected (%s): log %s", doubt.value, log.key.name)
+
+    async def resume(self, heads: Sequence[LogHead]) -> None:
+        """Judge again what a crash may have left unjudged.
+
+        Raises:
+            StorageError: our own disk failed.
+        """
+        await self._turn_on(Resumed(heads=tuple(heads)))
 
     # --- following a log: the ledger of its audit ---
 

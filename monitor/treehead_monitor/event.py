@@ -12,8 +12,18 @@ from treehead_monitor.suspicion import Doubt
 LOG_SOURCE = "log"
 """The source of heads that the log itself served; other sources are peers."""
 
+STORE_SOURCE = "store"
+"""The source of heads that are judged again after a restart."""
+
 
 # --- events ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """The monitor has started; a crash may have come before these heads, kept last or parked, were judged."""
+
+    heads: tuple[LogHead, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +87,7 @@ class Tick:
     draw: int
 
 
-Event = Seen | Heard | Compared | Advanced | Proven | Tick
+Event = Resumed | Seen | Heard | Compared | Advanced | Proven | Tick
 
 
 # --- work ------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from treehead.errors import MalformedError, RefusedError, UnsupportedError
 from treehead.evidence import Evidence, format_evidence, parse_evidence, prefix_fork, same_size_fork, verify_evidence
 from treehead_monitor.event import (
     LOG_SOURCE,
+    STORE_SOURCE,
     Accused,
     Advanced,
     Cleared,
@@ -47,6 +48,7 @@ from treehead_monitor.event import (
     Persist,
     Proven,
     Ready,
+    Resumed,
     Seen,
     Suspected,
     Tick,
@@ -189,6 +191,8 @@ class GossipMachine:
         """Take one event; returns the work that follows from it."""
         work = _Work()
         match event:
+            case Resumed():
+                work.compare.extend(Compare(head=head, source=STORE_SOURCE) for head in event.heads)
             case Seen():
                 self._see(event, work)
             case Heard():
@@ -211,9 +215,10 @@ class GossipMachine:
         log = self._logs[event.head.log]
         if log.head is not None and log.head.digest == event.head.digest:
             work.alert.append(Cleared(log=event.head.log, doubt=Doubt.ROLLBACK))
-        elif not log.misbehaved and self._has_room(log, event.head, work):
+        elif not log.misbehaved:
             work.persist.append(KeepNote(head=event.head, source=LOG_SOURCE, at_ms=event.at_ms))
-            work.compare.append(Compare(head=event.head, source=LOG_SOURCE))
+            if self._has_room(log, event.head, work):
+                work.compare.append(Compare(head=event.head, source=LOG_SOURCE))
 
     def _hear_note(self, data: bytes, event: Heard, work: _Work) -> None:
         try:

@@ -26,6 +26,9 @@ from treehead_monitor.message import EvidenceId
 from treehead_monitor.peer import PeerRecord
 from treehead_monitor.suspicion import Doubt, Suspicion
 
+RECENT_HEADS_MAX = 64
+"""As many as one message may bring, and so as many as a crash may have left unjudged."""
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -37,6 +40,7 @@ class Recollection:
     Attributes:
         edge: the right edge at the verified head, or of an empty tree.
         progress: the edge of entries fetched beyond it, not yet bound to a signed root; or None.
+        recent: the heads that were kept last.
         evidence: the names of the evidence files against it.
     """
 
@@ -44,6 +48,7 @@ class Recollection:
     edge: RightEdge = field(default_factory=RightEdge)
     progress: RightEdge | None = None
     parked: tuple[Parked, ...] = ()
+    recent: tuple[LogHead, ...] = ()
     evidence: frozenset[EvidenceId] = frozenset()
     cosigned: Cosigned | None = None
     suspicions: tuple[Suspicion, ...] = ()
@@ -64,7 +69,7 @@ class Store:
             StorageError: there is none, it is no monitor's, or one of another version.
         """
         connection = WritingConnection(path)
-        await connection
+        await connection.open()
         return cls(path, connection)
 
     async def close(self) -> None:
@@ -228,6 +233,7 @@ def _recall(connection: sqlite3.Connection, key: VerifierKey, address: str) -> R
             edge=RightEdge() if head is None else parse_edge(edge, size=size),
             progress=None if progress_size is None else parse_edge(progress_edge, size=progress_size),
             parked=_recall_parked(connection, key),
+            recent=_recall_recent(connection, key),
             evidence=frozenset(
                 EvidenceId(id_) for (id_,) in connection.execute("select id from evidence where log = ?", (log,))
             ),
@@ -252,6 +258,12 @@ def _recall_parked(connection: sqlite3.Connection, key: VerifierKey) -> tuple[Pa
     return tuple(
         Parked(head=open_head(data, key=key), source=source, since_ms=since_ms) for data, source, since_ms in rows
     )
+
+
+def _recall_recent(connection: sqlite3.Connection, key: VerifierKey) -> tuple[LogHead, ...]:
+    find = "select data from notes where log = ? order by rowid desc limit ?"
+    rows = connection.execute(find, (log_id(key), RECENT_HEADS_MAX))
+    return tuple(open_head(data, key=key) for (data,) in rows)
 
 
 def _recall_suspicions(connection: sqlite3.Connection, log: LogId) -> tuple[Suspicion, ...]:

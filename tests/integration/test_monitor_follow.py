@@ -75,7 +75,7 @@ async def test_a_log_is_followed_and_the_view_convinces_a_client(tmp_path: Path,
 
 async def test_a_long_catch_up_survives_kills_and_fetches_on(tmp_path: Path, log: tuple[str, LogProcess]) -> None:
     vkey, process = log
-    await add(process.address, [leaf(number) for number in range(3_000)])
+    await add(process.address, [leaf(number) for number in range(2_000)])
     new_monitor(tmp_path / "monitor")
     monitor = MonitorProcess(tmp_path / "monitor", logs=[(vkey, process.address)])
     chance = random.Random(7)
@@ -85,8 +85,8 @@ async def test_a_long_catch_up_survives_kills_and_fetches_on(tmp_path: Path, log
         await monitor.kill()
     async with monitor:
         await monitor.says("monitor.example")
-        if monitor.log().size != 3_000:
-            await monitor.says("verified to size 3000")
+        if monitor.log().size != 2_000:
+            await monitor.says("verified to size 2000")
         assert monitor.log().root == (await newest(process, parse_vkey(vkey))).checkpoint.root
         assert await monitor.stop() == 0
 

@@ -127,6 +127,8 @@ async def desk(folder: Path, log: LogSource, *, page: int = 1_000, limits: Limit
     store = await Store.open(DataDirectory(path=folder).database)
     try:
         known = await store.recall(LOG_KEY, address=ADDRESS)
-        yield Desk(folder, store, log, known, page=page, limits=limits or Limits())
+        opened = Desk(folder, store, log, known, page=page, limits=limits or Limits())
+        await opened.driver.resume([*known.recent, *(parked.head for parked in known.parked)])
+        yield opened
     finally:
         await store.close()

@@ -15,6 +15,7 @@ from treehead.evidence import Fork, verify_evidence
 from treehead.merkle import verify_consistency
 from treehead.note import format_note
 from treehead_monitor.datadir import DataDirectory, create_monitor
+from treehead_monitor.event import KeepNote, Park
 from treehead_monitor.status import State, read_status
 
 BOUNDARIES = [0, 1, 2, 255, 256, 257, 511, 512, 513, 768]
@@ -308,6 +309,44 @@ async def test_a_smaller_tree_that_is_no_prefix_is_proven_from_our_own_tiles(fol
         assert (first.size, second.size) == (513, 700)
 
 
+@pytest.mark.parametrize("size", [4, 7, 9])
+async def test_a_note_that_was_kept_and_not_judged_before_a_crash_is_judged_after_it(folder: Path, size: int) -> None:
+    _, theirs = forked_trees(9, 2)
+    log = ScriptedLog(leaves(7))
+    async with desk(folder, log) as monitor:
+        await monitor.look()
+        await monitor.store.keep([KeepNote(head=signed_head(theirs, size), source="p", at_ms=0)])
+    async with desk(folder, log) as monitor:
+        log.leaves = leaves(9)
+        assert monitor.driver.is_misbehaved(LOG_ID) == (size <= 7)
+        await monitor.look()
+        assert monitor.driver.is_misbehaved(LOG_ID)
+
+
+async def test_a_parked_head_that_was_reached_and_not_judged_before_a_crash_is_judged_after_it(folder: Path) -> None:
+    _, theirs = forked_trees(9, 2)
+    head = signed_head(theirs, 5)
+    log = ScriptedLog(leaves(90))
+    async with desk(folder, log) as monitor:
+        await monitor.look()
+        await monitor.store.keep([KeepNote(head=head, source="p", at_ms=0), Park(head=head, source="p", at_ms=0)])
+        later = [signed_head(Tree(leaves(90)), size) for size in range(10, 90)]
+        await monitor.store.keep([KeepNote(head=other, source="p", at_ms=1) for other in later])
+    async with desk(folder, log) as monitor:
+        assert monitor.driver.is_misbehaved(LOG_ID)
+
+
+async def test_own_heads_that_are_judged_again_are_no_rollback(folder: Path) -> None:
+    log = ScriptedLog()
+    async with desk(folder, log) as monitor:
+        for size in (3, 5, 9):
+            log.leaves = leaves(size)
+            await monitor.look()
+    async with desk(folder, log) as monitor:
+        assert monitor.doubts() == set()
+        assert monitor.followed.suspicions == {}
+
+
 # --- our own disk ----------------------------------------------------------------------------------------------------
 
 
@@ -354,6 +393,4 @@ async def test_after_a_failed_write_nothing_is_done_any_more(folder: Path) -> No
             await monitor.driver.broken()
     monitor.directory.evidence.mkdir()
     async with desk(folder, log) as monitor:
-        assert not monitor.driver.is_misbehaved(LOG_ID), "what was not kept is not remembered"
-        await monitor.look()
-        assert monitor.driver.is_misbehaved(LOG_ID)
+        assert monitor.driver.is_misbehaved(LOG_ID), "the note was kept first, and is judged now"
