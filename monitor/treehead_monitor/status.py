@@ -214,7 +214,7 @@ def format_status(status: Status) -> str:
         ]
         lines += [f"  evidence {evidence.id}" for evidence in log.evidence]
     for peer in status.peers:
-        last = f"answered last {_when(peer.contact_ms)}"
+        last = "has not answered yet" if peer.contact_ms is None else f"answered last {_when(peer.contact_ms)}"
         failing = f", failing since {_when(peer.failing_since_ms)}: {peer.error}" if peer.failures else ""
         faults = f", sent {peer.faults} items that count for nothing" if peer.faults else ""
         lines.append(f"peer {peer.address}: {last}{failing}{faults}")

@@ -196,6 +196,9 @@ async def test_a_peer_that_is_down_is_no_harm_and_is_found_when_it_is_back(
     assert peers["127.0.0.1:1"].contact_ms is None
     assert peers["127.0.0.1:1"].failures > 0
     assert peers[address].contact_ms is not None
+    told = (await monitor_command("status", "--data", tmp_path / "one")).stdout
+    assert "peer 127.0.0.1:1: has not answered yet, failing since " in told
+    assert f"peer {address}: answered last " in told
 
 
 # --- the service -----------------------------------------------------------------------------------------------------
