@@ -1,15 +1,17 @@
-"""Private keys on disk: PKCS#8 PEM files that nobody but their owner can read."""
+"""Private keys on disk: PKCS#8 PEM files that only their owner can read, and where passphrases come from."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
-from treehead.errors import UsageError
-from treehead.files import open_regular, write_new
+from treehead.errors import TooLargeError, UsageError
+from treehead.files import open_regular, read_limited, write_new
 from treehead.keys import (
+    PASSPHRASE_BYTES_MAX,
     PRIVATE_KEY_BYTES_MAX,
     SEED_BYTES,
     PrivateKey,
@@ -18,6 +20,9 @@ from treehead.keys import (
     parse_private_key,
 )
 
+PASSPHRASE_VARIABLE = "TREEHEAD_PASSPHRASE"  # noqa: S105 -- the name of a variable
+
+_LINE_END_BYTES = 2
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -50,3 +55,27 @@ def read_private_key(path: Path, *, passphrase: bytes | None) -> PrivateKey:
         return parse_private_key(pem, passphrase=passphrase)
     except UsageError as exc:
         raise UsageError(f"{path}: {exc}") from exc
+
+
+def read_passphrase(path: str | os.PathLike[str] | None, *, environment: Mapping[str, str]) -> bytes | None:
+    """The passphrase that was configured: the one line of the file, else $TREEHEAD_PASSPHRASE, else None.
+
+    Raises:
+        UsageError: the file cannot be read or is not one line, or the passphrase is empty.
+    """
+    if path is not None:
+        where = f"--passphrase-file {path}"
+        try:
+            data = read_limited(path, bytes_max=PASSPHRASE_BYTES_MAX + _LINE_END_BYTES, what="passphrase file")
+        except TooLargeError as exc:
+            raise UsageError(f"--passphrase-file: {exc}") from exc
+        passphrase = data.removesuffix(b"\n").removesuffix(b"\r")
+        if b"\n" in passphrase:
+            raise UsageError(f"{where} holds more than one line")
+    elif PASSPHRASE_VARIABLE in environment:
+        where, passphrase = PASSPHRASE_VARIABLE, environment[PASSPHRASE_VARIABLE].encode(errors="surrogateescape")
+    else:
+        return None
+    if not passphrase:
+        raise UsageError(f"{where} is empty: give a passphrase, or leave it out for a key file that is not encrypted")
+    return passphrase

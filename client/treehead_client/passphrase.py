@@ -8,39 +8,20 @@ import sys
 
 from treehead.errors import TooLargeError, UsageError
 from treehead.files import read_limited
+from treehead.keyfile import read_passphrase
 from treehead.keys import PRIVATE_KEY_BYTES_MAX
 from treehead_client.terminal import printable
 
-_VARIABLE = "TREEHEAD_PASSPHRASE"
-_PASSPHRASE_BYTES_MAX = 1_024
 _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
-
-
-def configured_passphrase(path: str | None) -> bytes | None:
-    """The passphrase in the file at `path` (its one line), else in the environment, else None.
-
-    Raises:
-        UsageError: the file cannot be read, or is not one line that is not empty.
-    """
-    if path is None:
-        return os.environb.get(_VARIABLE.encode()) or None
-    try:
-        line = read_limited(path, bytes_max=_PASSPHRASE_BYTES_MAX, what="passphrase file")
-    except TooLargeError as exc:
-        raise UsageError(str(exc)) from exc
-    passphrase = line.removesuffix(b"\n").removesuffix(b"\r")
-    if not passphrase or b"\n" in passphrase:
-        raise UsageError(f"passphrase file {path} does not hold one line")
-    return passphrase
 
 
 def new_passphrase(path: str | None) -> bytes | None:
     """The passphrase for a new key, or None for a key file that is not encrypted; a person is asked twice.
 
     Raises:
-        UsageError: as `configured_passphrase`, or the person typed two different ones.
+        UsageError: as `read_passphrase`, or the person typed two different ones.
     """
-    passphrase = configured_passphrase(path)
+    passphrase = read_passphrase(path, environment=os.environ)
     if passphrase is not None or not sys.stdin.isatty():
         return passphrase
     typed = _ask("Passphrase for the new key (empty for none): ")
@@ -53,9 +34,9 @@ def passphrase_of(key_path: str, *, path: str | None) -> bytes | None:
     """The passphrase of an existing key file; a person is asked for it if the file says that it is encrypted.
 
     Raises:
-        UsageError: as `configured_passphrase`.
+        UsageError: as `read_passphrase`.
     """
-    passphrase = configured_passphrase(path)
+    passphrase = read_passphrase(path, environment=os.environ)
     if passphrase is not None or not sys.stdin.isatty():
         return passphrase
     try:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from treehead.entry import parse_entry, verify_entry
+from treehead.errors import UnavailableError
 from treehead.merkle import hash_leaf
 from treehead_logserver.backlog import Backlog
 from treehead_logserver.config import Limits
@@ -96,7 +97,13 @@ class Admission:
         while self._queue:
             group = self._next_group()
             leaves = [leaf for share in group for leaf in share.leaves]
-            outcomes = iter(await asyncio.get_running_loop().run_in_executor(self._pool, _admit, leaves))
+            try:
+                outcomes = iter(await asyncio.get_running_loop().run_in_executor(self._pool, _admit, leaves))
+            except RuntimeError:  # the threads are gone, since the log is shutting down; nobody may wait for them
+                for share in group:
+                    share.outcomes.set_exception(UnavailableError("the log is shutting down; try again later"))
+                    share.outcomes.exception()  # retrieved: its caller may have gone away
+                continue
             for share in group:
                 share.outcomes.set_result([next(outcomes) for _ in share.leaves])
 

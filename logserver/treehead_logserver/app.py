@@ -5,24 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import cast
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-
-from treehead.errors import StorageError, UnavailableError
+from treehead.datadir import locked, read_key, read_vkey
+from treehead.errors import StorageError
 from treehead.keys import VerifierKey
+from treehead.server import Server, stop_requested
 from treehead.v1 import log_pb2, log_pb2_grpc
-from treehead.wire import SERVER_OPTIONS
 from treehead_logserver.admission import Admission
 from treehead_logserver.config import ServeConfig
-from treehead_logserver.datadir import DataDirectory, locked, read_key, read_vkey
+from treehead_logserver.datadir import DataDirectory
 from treehead_logserver.heads import Head, Heads
 from treehead_logserver.prover import Prover
 from treehead_logserver.recovery import recover_edge
@@ -58,10 +53,7 @@ async def serve(config: ServeConfig, *, announce: Callable[[str], None]) -> None
         UnavailableError: the address cannot be listened on.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_requested()
     async with running_log(config) as log:
         announce(log.address)
         stopping = asyncio.create_task(stop.wait())
@@ -101,7 +93,7 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
         committing = asyncio.create_task(sequencer.run(), name="sequencer")
         stack.push_async_callback(_finish_commits, sequencer, committing, limits.drain_ms)
 
-        server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=limits.calls_max)
+        server = Server(SERVICE_NAME, calls_max=limits.calls_max, drain_ms=limits.drain_ms)
         service = LogService(
             vkey=vkey,
             limits=limits,
@@ -111,32 +103,11 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
             prover=prover,
             storage=storage,
         )
-        log_pb2_grpc.add_LogServicer_to_server(service, server)
-        state_of_health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(cast("health.HealthServicer", state_of_health), server)
-        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address = _listen(server, config.grpc)
-        await server.start()
-        stack.push_async_callback(_stop_serving, server, state_of_health, heads, limits.drain_ms)
-        await state_of_health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        log_pb2_grpc.add_LogServicer_to_server(service, server.grpc)
+        address = await server.start(config.grpc)
+        stack.push_async_callback(server.stop)
+        stack.callback(heads.close)  # first of all: who watches would otherwise stay until the deadline
         yield RunningLog(address=address, vkey=vkey, committing=committing)
-
-
-def _listen(server: grpc.aio.Server, address: str) -> str:
-    """Bind to the address; returns it with the port that it got."""
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as exc:
-        raise UnavailableError(f"cannot listen on {address}: it is in use, or not an address of this machine") from exc
-    return f"{address.rpartition(':')[0]}:{port}"
-
-
-async def _stop_serving(
-    server: grpc.aio.Server, state_of_health: health.aio.HealthServicer, heads: Heads, drain_ms: int
-) -> None:
-    await state_of_health.enter_graceful_shutdown()
-    heads.close()  # who watches would otherwise stay until the deadline
-    await server.stop(drain_ms / 1_000)
 
 
 async def _finish_commits(sequencer: Sequencer, committing: asyncio.Task[None], drain_ms: int) -> None:

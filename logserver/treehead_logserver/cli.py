@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -84,18 +84,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _init(options: argparse.Namespace) -> None:
+    from treehead.keyfile import read_passphrase
     from treehead.keys import format_vkey
-    from treehead_logserver.config import read_passphrase
     from treehead_logserver.datadir import DataDirectory, create_log
 
-    passphrase = read_passphrase(options.passphrase_file, os.environ)
+    passphrase = read_passphrase(options.passphrase_file, environment=os.environ)
     vkey = create_log(DataDirectory(path=options.data), origin=options.origin, passphrase=passphrase)
     print(format_vkey(vkey))
 
 
 def _vkey(options: argparse.Namespace) -> None:
+    from treehead.datadir import read_vkey
     from treehead.keys import format_vkey
-    from treehead_logserver.datadir import DataDirectory, read_vkey
+    from treehead_logserver.datadir import DataDirectory
 
     print(format_vkey(read_vkey(DataDirectory(path=options.data))))
 
@@ -103,26 +104,20 @@ def _vkey(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> None:
     # What gRPC's core would print when it cannot listen is said by us, in one sentence.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from treehead.keyfile import read_passphrase
+    from treehead.server import loop_factory
     from treehead_logserver import app
-    from treehead_logserver.config import ServeConfig, read_passphrase
+    from treehead_logserver.config import ServeConfig
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = ServeConfig(
         data=options.data,
         grpc=options.grpc,
         insecure=options.insecure,
-        passphrase=read_passphrase(options.passphrase_file, os.environ),
+        passphrase=read_passphrase(options.passphrase_file, environment=os.environ),
     )
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(app.serve(config, announce=lambda address: print(f"listening on {address}", flush=True)))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # the loop of asyncio does as well, only slower
-        return None
-    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

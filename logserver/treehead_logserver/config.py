@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from treehead.errors import TooLargeError, UsageError
-from treehead.files import read_limited
-from treehead.wire import is_loopback, parse_address
+from treehead.server import check_listening_address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,34 +62,4 @@ class ServeConfig:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        parse_address(self.grpc)
-        if not self.insecure and not is_loopback(self.grpc):
-            raise UsageError(
-                f"--grpc {self.grpc} can be reached from other machines, and this version has no TLS: "
-                "use a loopback address, or add --insecure if the network between is yours"
-            )
-
-
-PASSPHRASE_VARIABLE = "TREEHEAD_PASSPHRASE"  # noqa: S105 -- where to find one
-PASSPHRASE_BYTES_MAX = 4_096
-
-
-def read_passphrase(path: Path | None, environment: Mapping[str, str]) -> bytes | None:
-    """The passphrase of the log's key: the first line of the file, else the variable, else None for a plain key file.
-
-    Raises:
-        UsageError: the file cannot be read or is too large, or the passphrase is empty.
-    """
-    if path is not None:
-        try:
-            line = read_limited(path, bytes_max=PASSPHRASE_BYTES_MAX, what="passphrase file").partition(b"\n")[0]
-        except TooLargeError as exc:
-            raise UsageError(f"--passphrase-file: {exc}") from exc
-        where = f"--passphrase-file {path}"
-    elif PASSPHRASE_VARIABLE in environment:
-        line, where = environment[PASSPHRASE_VARIABLE].encode(), PASSPHRASE_VARIABLE
-    else:
-        return None
-    if not line:
-        raise UsageError(f"{where} is empty: give a passphrase, or leave it out for a key file that is not encrypted")
-    return line
+        check_listening_address(self.grpc, insecure=self.insecure)

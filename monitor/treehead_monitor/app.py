@@ -5,28 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from random import Random
-from typing import Any, cast
+from typing import Any
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-
-from treehead.errors import TreeheadError, UnavailableError
+from treehead.datadir import locked, read_key, read_vkey
+from treehead.errors import TreeheadError
 from treehead.evidence import Evidence, verify_evidence
 from treehead.keys import VerifierKey
+from treehead.server import Server, stop_requested
 from treehead.v1 import monitor_pb2, monitor_pb2_grpc
-from treehead.wire import SERVER_OPTIONS
 from treehead_monitor import gossip
 from treehead_monitor.audit import Audit
 from treehead_monitor.config import LogAddress, RunConfig
 from treehead_monitor.cosigner import Cosigner
-from treehead_monitor.datadir import DataDirectory, locked, read_evidence, read_key, read_vkey
+from treehead_monitor.datadir import DataDirectory, read_evidence
 from treehead_monitor.driver import Driver, FollowedLog
 from treehead_monitor.event import KeepEvidence
 from treehead_monitor.head import log_id
@@ -67,10 +63,7 @@ async def run(config: RunConfig, *, announce: Callable[[str], None]) -> bool:
         StorageError: the directory is in use, or the database is damaged or failed.
         UnavailableError: the address cannot be listened on.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_requested()
     async with running_monitor(config) as monitor:
         announce(monitor.address)
         stopping = asyncio.create_task(stop.wait())
@@ -153,15 +146,10 @@ async def running_monitor(config: RunConfig) -> AsyncIterator[RunningMonitor]:
 
         for recollection in known.values():
             await driver.resume([*recollection.recent, *(parked.head for parked in recollection.parked)])
-        server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=limits.calls_max)
-        monitor_pb2_grpc.add_MonitorServicer_to_server(MonitorService(driver), server)
-        state_of_health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(cast("health.HealthServicer", state_of_health), server)
-        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address = _listen(server, config.grpc)
-        await server.start()
-        stack.push_async_callback(_stop_serving, server, state_of_health, limits.drain_ms)
-        await state_of_health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        server = Server(SERVICE_NAME, calls_max=limits.calls_max, drain_ms=limits.drain_ms)
+        monitor_pb2_grpc.add_MonitorServicer_to_server(MonitorService(driver), server.grpc)
+        address = await server.start(config.grpc)
+        stack.push_async_callback(server.stop)
         working = asyncio.create_task(_work(tasks), name="monitor")
         stack.push_async_callback(_stop_working, working)
         yield RunningMonitor(address=address, driver=driver, working=working)
@@ -231,17 +219,3 @@ async def _stop_working(working: asyncio.Task[None]) -> None:
     working.cancel()
     with contextlib.suppress(asyncio.CancelledError, TreeheadError):
         await working
-
-
-def _listen(server: grpc.aio.Server, address: str) -> str:
-    """Bind to the address; returns it with the port that it got."""
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as exc:
-        raise UnavailableError(f"cannot listen on {address}: it is in use, or not an address of this machine") from exc
-    return f"{address.rpartition(':')[0]}:{port}"
-
-
-async def _stop_serving(server: grpc.aio.Server, state_of_health: health.aio.HealthServicer, drain_ms: int) -> None:
-    await state_of_health.enter_graceful_shutdown()
-    await server.stop(drain_ms / 1_000)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,9 @@ EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_UNDECIDED = 3
 EXIT_MISBEHAVIOUR = 4
+
+EXTRA = ("aiosqlite", "grpc_health", "grpc_reflection")
+"""What an installation without the extra `monitor` lacks."""
 
 GRPC_DEFAULT = "127.0.0.1:8471"
 INTERVAL_MS_DEFAULT = "1000"
@@ -60,6 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TreeheadError as exc:
         print(f"treehead-monitor: {exc}", file=sys.stderr)
         return EXIT_UNDECIDED
+    except ModuleNotFoundError as exc:
+        if exc.name not in EXTRA:
+            raise
+        print(
+            f"treehead-monitor: {exc.name} is not installed: install treehead[monitor], which brings it",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,11 +152,11 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
+    from treehead.keyfile import read_passphrase
     from treehead.keys import format_vkey
-    from treehead_monitor.config import read_passphrase
     from treehead_monitor.datadir import DataDirectory, create_monitor
 
-    passphrase = read_passphrase(options.passphrase_file, os.environ)
+    passphrase = read_passphrase(options.passphrase_file, environment=os.environ)
     vkey = create_monitor(DataDirectory(path=options.data), name=options.name, passphrase=passphrase)
     print(format_vkey(vkey))
     return EXIT_OK
@@ -154,8 +165,10 @@ def _init(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     # What gRPC's core would print when it cannot listen is said by us, in one sentence.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from treehead.keyfile import read_passphrase
+    from treehead.server import loop_factory
     from treehead_monitor import app
-    from treehead_monitor.config import RunConfig, parse_log, parse_milliseconds, parse_peer, read_passphrase
+    from treehead_monitor.config import RunConfig, parse_log, parse_milliseconds, parse_peer
 
     config = RunConfig(
         data=options.data,
@@ -165,20 +178,12 @@ def _run(options: argparse.Namespace) -> int:
         interval_ms=parse_milliseconds(options.interval_ms, flag="--interval-ms"),
         resolve_ms=parse_milliseconds(options.resolve_ms, flag="--resolve-ms"),
         insecure=options.insecure,
-        passphrase=read_passphrase(options.passphrase_file, os.environ),
+        passphrase=read_passphrase(options.passphrase_file, environment=os.environ),
     )
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         proven = runner.run(app.run(config, announce=lambda address: print(f"listening on {address}", flush=True)))
     return EXIT_MISBEHAVIOUR if proven else EXIT_OK
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # the loop of asyncio does as well, only slower
-        return None
-    return uvloop.new_event_loop
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -223,7 +228,8 @@ def _export_evidence(options: argparse.Namespace) -> int:
 
 def _directory(options: argparse.Namespace) -> DataDirectory:
     """The directory, if it holds a monitor."""
-    from treehead_monitor.datadir import DataDirectory, read_vkey
+    from treehead.datadir import read_vkey
+    from treehead_monitor.datadir import DataDirectory
 
     directory = DataDirectory(path=options.data)
     read_vkey(directory)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from treehead.encoding import parse_decimal
-from treehead.errors import MalformedError, TooLargeError, UnsupportedError, UsageError
-from treehead.files import read_limited
+from treehead.errors import MalformedError, UnsupportedError, UsageError
 from treehead.keys import NoteKeyType, VerifierKey, parse_vkey
-from treehead.wire import is_loopback, parse_address
+from treehead.server import check_listening_address
+from treehead.wire import parse_address
 
 LOGS_MAX = 64
 PEERS_MAX = 64
-PASSPHRASE_BYTES_MAX = 4_096
-PASSPHRASE_VARIABLE = "TREEHEAD_PASSPHRASE"  # noqa: S105 -- the name of a variable
 INTERVAL_MS_MIN = 10
 INTERVAL_MS_MAX = 86_400_000
 
@@ -80,12 +78,7 @@ class RunConfig:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        parse_address(self.grpc)
-        if not self.insecure and not is_loopback(self.grpc):
-            raise UsageError(
-                f"--grpc {self.grpc} can be reached from other machines, and this version has no TLS: "
-                "use a loopback address, or add --insecure if the network between is yours"
-            )
+        check_listening_address(self.grpc, insecure=self.insecure)
         if not 0 < len(self.logs) <= LOGS_MAX:
             raise UsageError(f"give 1 to {LOGS_MAX} logs to follow, each as --log VKEY=HOST:PORT")
         if len(self.peers) > PEERS_MAX:
@@ -117,27 +110,6 @@ def parse_log(text: str) -> LogAddress:
     if key.key_type is not NoteKeyType.ED25519:
         raise UsageError(f"--log {key.name}: a key of type 0x{key.key_type:02x} cannot be followed; Ed25519 (0x01) can")
     return LogAddress(key=key, address=address)
-
-
-def read_passphrase(path: Path | None, environment: Mapping[str, str]) -> bytes | None:
-    """The passphrase of the cosigner key: the file's first line, else the variable, else None for a plain key file.
-
-    Raises:
-        UsageError: the file cannot be read or is too large, or the passphrase is empty.
-    """
-    if path is not None:
-        try:
-            line = read_limited(path, bytes_max=PASSPHRASE_BYTES_MAX, what="passphrase file").partition(b"\n")[0]
-        except TooLargeError as exc:
-            raise UsageError(f"--passphrase-file: {exc}") from exc
-        where = f"--passphrase-file {path}"
-    elif PASSPHRASE_VARIABLE in environment:
-        line, where = environment[PASSPHRASE_VARIABLE].encode(), PASSPHRASE_VARIABLE
-    else:
-        return None
-    if not line:
-        raise UsageError(f"{where} is empty: give a passphrase, or leave it out for a key file that is not encrypted")
-    return line
 
 
 def parse_peer(text: str) -> str:

@@ -13,7 +13,8 @@ from treehead.checkpoint import parse_checkpoint
 from treehead.encoding import format_base64, format_hex
 from treehead.errors import MalformedError, StorageError
 from treehead.note import parse_note
-from treehead_monitor.database import connect
+from treehead.sqlite import connect
+from treehead_monitor.database import SCHEMA
 from treehead_monitor.datadir import DataDirectory
 from treehead_monitor.peer import PeerRecord
 from treehead_monitor.suspicion import Doubt, Suspicion
@@ -109,7 +110,7 @@ def read_status(directory: DataDirectory) -> Status:
         StorageError: its database cannot be read.
     """
     try:
-        with contextlib.closing(connect(directory.database, mode="ro")) as connection:
+        with contextlib.closing(connect(directory.database, SCHEMA, is_writer=False)) as connection:
             connection.execute("begin")  # one moment, however long the reading takes
             return Status(logs=_read_logs(connection), peers=_read_peers(connection))
     except (sqlite3.Error, MalformedError) as exc:

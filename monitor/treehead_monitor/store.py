@@ -15,9 +15,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 from treehead.errors import StorageError, TreeheadError
 from treehead.keys import VerifierKey, format_vkey
 from treehead.note import format_note, parse_note
+from treehead.sqlite import Connection
 from treehead.tile import RightEdge, TileId
 from treehead_monitor.cosigner import Cosigned
-from treehead_monitor.database import WritingConnection
+from treehead_monitor.database import SCHEMA
 from treehead_monitor.edge import format_edge, parse_edge
 from treehead_monitor.event import KeepEvidence, KeepNote, Park, Persist, Unpark
 from treehead_monitor.head import LogHead, LogId, log_id, open_head
@@ -57,7 +58,7 @@ class Recollection:
 class Store:
     """The database of one monitor, open for writing."""
 
-    def __init__(self, path: Path, connection: WritingConnection) -> None:
+    def __init__(self, path: Path, connection: Connection) -> None:
         self._path = path
         self._connection = connection
 
@@ -68,7 +69,7 @@ class Store:
         Raises:
             StorageError: there is none, it is no monitor's, or one of another version.
         """
-        connection = WritingConnection(path)
+        connection = Connection(path, SCHEMA)
         await connection.open()
         return cls(path, connection)
 

@@ -14,7 +14,7 @@ from tests.contracts.storage_suite import EMPTY, Extender, StorageSuite, candida
 from treehead.errors import StorageError
 from treehead_logserver.storage import sqlite
 from treehead_logserver.storage.base import Placed, Storage, TreeState, UnknownOutcomeError
-from treehead_logserver.storage.sqlite import SCHEMA_VERSION, SqliteStorage, create_database
+from treehead_logserver.storage.sqlite import SCHEMA, SqliteStorage, create_database
 
 NAME = "log.sqlite"
 
@@ -117,9 +117,9 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
-    damage(path, f"pragma user_version = {SCHEMA_VERSION + 1}")
+    damage(path, f"pragma user_version = {SCHEMA.version + 1}")
     before = contents(path)
-    with pytest.raises(StorageError, match=f"schema version {SCHEMA_VERSION + 1}"):
+    with pytest.raises(StorageError, match=f"schema version {SCHEMA.version + 1}"):
         await SqliteStorage.open(path)
     assert contents(path) == before
 

@@ -7,45 +7,32 @@
     tiles        level << 56 | number -> 8,192 bytes                   full ones only, written once
     tree         one row: size, compact range, signed checkpoint
 
-The file is in WAL mode. One connection writes, with `synchronous=FULL`: a commit is on the disk when it returns. A
-second one, which the operating system opens read-only, answers all reads; it never checkpoints, because versions of
-SQLite before 3.51.3 can corrupt a WAL that two connections reset at once. Nothing else may open the file while the log
-runs.
-
-A call costs one hop to the connection's thread, however many statements it takes, since the hops of aiosqlite cost more
-than the statements.
+One connection writes, a second one answers all reads (see `treehead.sqlite`). Nothing else may open the file while the
+log runs.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
-
-import aiosqlite
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from treehead.errors import StorageError
 from treehead.merkle import HASH_BYTES, hash_leaf
+from treehead.sqlite import Connection, Schema, create
 from treehead.tile import TileId
 from treehead_logserver.storage.base import Candidate, Digest, Extend, Placed, TreeState, UnknownOutcomeError
-
-APPLICATION_ID = 0x54485244
-"""What tells a Treehead log from other SQLite files ("THRD")."""
-
-SCHEMA_VERSION = 1
-"""Raised with every change of the schema; a file of a newer version is refused."""
 
 WRITE_CACHE_KIBIBYTES = 65_536
 READ_CACHE_KIBIBYTES = 16_384
 
-_SCHEMA = f"""
-pragma journal_mode = wal;
-begin immediate;
-pragma application_id = {APPLICATION_ID};
-pragma user_version = {SCHEMA_VERSION};
+SCHEMA = Schema(
+    owner="log",
+    application_id=0x54485244,  # "THRD"
+    version=1,
+    statements="""
 create table entries (leaf_index integer primary key, leaf blob not null);
 create table leaf_hashes (
     prefix integer not null, leaf_index integer not null, primary key (prefix, leaf_index)
@@ -59,7 +46,8 @@ create table tree (
     one integer primary key check (one = 1),
     size integer not null, compact_range blob not null, checkpoint blob not null
 );
-"""
+""",
+)
 
 _FIND_LEAF = (
     "select leaf_index, leaf from leaf_hashes join entries using (leaf_index) where prefix = ? order by leaf_index"
@@ -69,48 +57,23 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class _Connection(aiosqlite.Connection):
-    """A connection that runs a whole function on its thread, instead of one statement."""
-
-    async def open(self) -> None:
-        """Connect. After a failure the thread has ended; aiosqlite leaves it to answer to a loop that may be gone."""
-        try:
-            await self
-        except BaseException:
-            await asyncio.to_thread(self._thread.join)
-            raise
-
-    async def run(
-        self, function: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T:
-        execute = cast("Callable[..., Any]", self._execute)
-        return cast("_T", await execute(function, self._conn, *args, **kwargs))
-
-
 def create_database(path: Path, state: TreeState) -> None:
     """Make the file of an empty log, durably.
 
     Raises:
         StorageError: it exists, or cannot be written; nothing is left behind.
     """
-    if path.exists():
-        raise StorageError(f"{path} exists already")
-    try:
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.execute("pragma synchronous = full")
-            connection.executescript(_SCHEMA)
-            connection.execute("insert into tree values (1, ?, ?, ?)", _state_row(state))
-            connection.execute("commit")
-    except sqlite3.Error as exc:
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        raise StorageError(f"cannot make the database {path}: {exc}") from exc
+    create(
+        path,
+        SCHEMA,
+        fill=lambda connection: connection.execute("insert into tree values (1, ?, ?, ?)", _state_row(state)),
+    )
 
 
 class SqliteStorage:
     """A `Storage` on one SQLite file. The caller has made sure that no other process uses the file."""
 
-    def __init__(self, path: Path, *, writer: _Connection, reader: _Connection) -> None:
+    def __init__(self, path: Path, *, writer: Connection, reader: Connection) -> None:
         self._path = path
         self._writer = writer
         self._reader = reader
@@ -123,14 +86,11 @@ class SqliteStorage:
         Raises:
             StorageError: there is none, it is no log, or one of a newer version.
         """
-        writer = _Connection(lambda: _connect(path, mode="rw"), iter_chunk_size=1)
-        reader = _Connection(lambda: _connect(path, mode="ro"), iter_chunk_size=1)
+        writer = Connection(path, SCHEMA, cache_kibibytes=WRITE_CACHE_KIBIBYTES)
+        reader = Connection(path, SCHEMA, is_writer=False, cache_kibibytes=READ_CACHE_KIBIBYTES)
+        await writer.open()
         try:
-            await writer.open()
             await reader.open()
-        except sqlite3.Error as exc:
-            await writer.close()
-            raise StorageError(f"cannot open the database {path}: {exc}") from exc
         except StorageError:
             await writer.close()
             raise
@@ -165,7 +125,7 @@ class SqliteStorage:
 
     async def _run(
         self,
-        connection: _Connection,
+        connection: Connection,
         function: Callable[Concatenate[sqlite3.Connection, _P], _T],
         *args: _P.args,
         **kwargs: _P.kwargs,
@@ -180,38 +140,6 @@ class SqliteStorage:
             raise type(exc)(f"{self._path}: {exc}") from exc
         except sqlite3.Error as exc:
             raise StorageError(f"{self._path}: {exc}") from exc
-
-
-def _connect(path: Path, *, mode: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
-    )
-    try:
-        _check_schema(connection, path)
-        connection.execute("pragma trusted_schema = off")
-        if mode == "rw":
-            connection.execute("pragma synchronous = full")
-            connection.execute("pragma fullfsync = on")  # where fsync alone does not reach the disk (macOS)
-            connection.execute(f"pragma cache_size = -{WRITE_CACHE_KIBIBYTES}")
-        else:
-            connection.execute("pragma query_only = on")
-            connection.execute("pragma wal_autocheckpoint = 0")
-            connection.execute(f"pragma cache_size = -{READ_CACHE_KIBIBYTES}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    if connection.execute("pragma application_id").fetchone()[0] != APPLICATION_ID:
-        raise StorageError(f"{path} is not the database of a Treehead log")
-    version = connection.execute("pragma user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
-        raise StorageError(
-            f"{path} has schema version {version}, and this program knows version {SCHEMA_VERSION}: "
-            "run the version of Treehead that wrote it, or a newer one"
-        )
 
 
 def _state_row(state: TreeState) -> tuple[int, bytes, bytes]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from treehead.errors import UsageError
-from treehead.keyfile import create_private_key, read_private_key
+from treehead.keyfile import create_private_key, read_passphrase, read_private_key
 from treehead.keys import Scheme
 
 
@@ -71,3 +71,35 @@ def test_no_file_is_left_when_the_passphrase_cannot_encrypt(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="passphrase has 0 bytes"):
         create_private_key(tmp_path / "key", scheme=Scheme.ED25519, passphrase=b"")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_a_passphrase_is_the_one_line_of_its_file(tmp_path: Path, end: bytes) -> None:
+    path = tmp_path / "passphrase"
+    path.write_bytes(b" from the file " + end)
+    assert read_passphrase(path, environment={"TREEHEAD_PASSPHRASE": "from the variable"}) == b" from the file "
+
+
+def test_without_a_file_the_passphrase_is_in_the_environment_or_nowhere() -> None:
+    assert read_passphrase(None, environment={"TREEHEAD_PASSPHRASE": "from the variable"}) == b"from the variable"
+    assert read_passphrase(None, environment={"TREEHEAD_PASSPHRASE": "\udcff"}) == b"\xff"
+    assert read_passphrase(None, environment={}) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "is empty"), (b"\n", "is empty"), (b"one\ntwo\n", "more than one line"), (b"x" * 5_000, "larger than")],
+)
+def test_a_passphrase_file_with_anything_else_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "passphrase"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=reason):
+        read_passphrase(path, environment={})
+
+
+def test_a_passphrase_that_was_meant_but_is_not_there_is_a_mistake(tmp_path: Path) -> None:
+    # A variable that is set and empty is what a secret looks like that a CI job could not read.
+    with pytest.raises(UsageError, match="TREEHEAD_PASSPHRASE is empty"):
+        read_passphrase(None, environment={"TREEHEAD_PASSPHRASE": ""})
+    with pytest.raises(UsageError, match="missing"):
+        read_passphrase(tmp_path / "missing", environment={})

@@ -9,7 +9,7 @@ import pytest
 from treehead.errors import UsageError
 from treehead.tile import ENTRY_BYTES_MAX
 from treehead.wire import MESSAGE_BYTES_MAX
-from treehead_logserver.config import Limits, ServeConfig, read_passphrase
+from treehead_logserver.config import Limits, ServeConfig
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:8461", "[::1]:8461", "127.8.8.8:1"])
@@ -36,29 +36,3 @@ def test_the_largest_page_and_chunk_fit_a_message() -> None:
     assert limits.chunk_bytes_max + limits.chunk_entries_max * 8 + ENTRY_BYTES_MAX < MESSAGE_BYTES_MAX
     assert limits.batch_entries_max <= limits.commit_entries_max
     assert MESSAGE_BYTES_MAX <= limits.commit_bytes_max <= limits.queue_bytes_max
-
-
-def test_a_passphrase_file_counts_more_than_the_variable(tmp_path: Path) -> None:
-    path = tmp_path / "passphrase"
-    path.write_bytes(b"from the file\nand another line\n")
-    variable = {"TREEHEAD_PASSPHRASE": "from the variable"}
-    assert read_passphrase(path, variable) == b"from the file"
-    assert read_passphrase(None, variable) == b"from the variable"
-    assert read_passphrase(None, {}) is None
-
-
-def test_an_empty_passphrase_is_a_mistake(tmp_path: Path) -> None:
-    path = tmp_path / "passphrase"
-    path.write_bytes(b"\n")
-    with pytest.raises(UsageError, match="is empty"):
-        read_passphrase(path, {})
-    with pytest.raises(UsageError, match="is empty"):
-        read_passphrase(None, {"TREEHEAD_PASSPHRASE": ""})
-
-
-def test_a_passphrase_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="missing"):
-        read_passphrase(tmp_path / "missing", {})
-    (tmp_path / "large").write_bytes(b"x" * 5_000)
-    with pytest.raises(UsageError, match="4096 bytes"):
-        read_passphrase(tmp_path / "large", {})

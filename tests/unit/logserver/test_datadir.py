@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.test_sqlite_storage import files_no_larger_than
+from treehead.datadir import locked, read_key, read_vkey
 from treehead.errors import StorageError, UsageError
 from treehead.keyfile import create_private_key
-from treehead.keys import NoteKeyType, Scheme, format_vkey, parse_vkey
+from treehead.keys import NoteKeyType, Scheme, VerifierKey, format_vkey, parse_vkey
 from treehead_logserver import datadir
-from treehead_logserver.datadir import DataDirectory, create_log, locked, read_key, read_vkey
+from treehead_logserver.datadir import DataDirectory, create_log
 
 ORIGIN = "log.example/2026"
 
@@ -109,11 +110,11 @@ def test_an_init_that_fails_leaves_nothing(tmp_path: Path, size_bytes: int) -> N
 def test_an_init_that_fails_at_its_last_step_leaves_no_log(
     directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: Path, data: bytes) -> None:
-        raise StorageError(f"cannot write {path} ({len(data)} bytes)")
+    def fail(directory: DataDirectory, vkey: VerifierKey) -> None:
+        raise StorageError(f"cannot write {directory.vkey} ({vkey})")
 
     directory.path.mkdir(parents=True)
-    monkeypatch.setattr(datadir, "replace", fail)
+    monkeypatch.setattr(datadir, "write_vkey", fail)
     with pytest.raises(StorageError, match="cannot write"):
         create_log(directory, origin=ORIGIN, passphrase=None)
     assert not {"key.pem", "log.sqlite", "vkey"} & set(contents(directory.path))

@@ -10,11 +10,12 @@ import pytest
 
 from tests.processes import run_module
 from tests.unit.library.specimens import LOG_KEY, ORIGIN, OTHER_LOG_KEY, WITNESS_KEYS
+from treehead.datadir import locked, read_key, read_vkey
 from treehead.errors import StorageError, UsageError
 from treehead.keys import NoteKeyType, format_vkey, parse_vkey
 from treehead_monitor.cli import main
-from treehead_monitor.config import LogAddress, RunConfig, parse_log, parse_milliseconds, read_passphrase
-from treehead_monitor.datadir import DataDirectory, locked, read_key, read_vkey
+from treehead_monitor.config import LogAddress, RunConfig, parse_log, parse_milliseconds
+from treehead_monitor.datadir import DataDirectory
 
 VKEY = format_vkey(LOG_KEY)
 LOG = f"{VKEY}=127.0.0.1:1"
@@ -84,19 +85,6 @@ def test_a_passphrase_locks_the_key(tmp_path: Path) -> None:
     for wrong in (None, b"open"):
         with pytest.raises(UsageError):
             read_key(directory, vkey=vkey, passphrase=wrong)
-
-
-def test_a_passphrase_is_read_from_the_file_then_the_environment(tmp_path: Path) -> None:
-    file = tmp_path / "secret"
-    file.write_bytes(b"from the file\nnot this\n")
-    environment = {"TREEHEAD_PASSPHRASE": "from the environment"}
-    assert read_passphrase(file, environment) == b"from the file"
-    assert read_passphrase(None, environment) == b"from the environment"
-    assert read_passphrase(None, {}) is None
-    file.write_bytes(b"\n")
-    for path, variables in ((file, environment), (None, {"TREEHEAD_PASSPHRASE": ""}), (tmp_path / "missing", {})):
-        with pytest.raises(UsageError):
-            read_passphrase(path, variables)
 
 
 def test_a_directory_has_one_user_at_a_time(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from tests.unit.monitor.gossiper import LOG_ID, signed_head
 from treehead.errors import StorageError
 from treehead.evidence import Fork, format_evidence
 from treehead.merkle import hash_leaf
+from treehead.sqlite import connect
 from treehead.tile import RightEdge, TileId
-from treehead_monitor.database import connect, create_database
+from treehead_monitor.database import SCHEMA, create_database
 from treehead_monitor.edge import format_edge, parse_edge
 from treehead_monitor.event import KeepEvidence, KeepNote, Park, Unpark
 from treehead_monitor.message import evidence_id
@@ -38,7 +39,7 @@ def edge_of(size: int) -> tuple[RightEdge, dict[TileId, bytes]]:
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
-    with closing(connect(path, mode="ro")) as connection:
+    with closing(connect(path, SCHEMA, is_writer=False)) as connection:
         return connection.execute(query).fetchall()
 
 

@@ -1,0 +1,136 @@
+"""SQLite files that one process writes: how the log and the monitor make, open and use theirs.
+
+A file is in WAL mode, and one connection writes it, with `synchronous=FULL`: a commit is on the disk when it returns.
+Other connections are opened read-only by the operating system and never checkpoint, because versions of SQLite before
+3.51.3 can corrupt a WAL that two connections reset at once. Nothing here may be imported by the pure modules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import aiosqlite
+
+from treehead.errors import StorageError
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """What a file holds.
+
+    Attributes:
+        owner: whose file it is, for messages, such as "log".
+        application_id: what tells it from other SQLite files.
+        version: raised with every change of `statements`; a file of another version is refused.
+        statements: the SQL that makes the tables of a new file.
+    """
+
+    owner: str
+    application_id: int
+    version: int
+    statements: str
+
+
+def create(path: Path, schema: Schema, *, fill: Callable[[sqlite3.Connection], object] = lambda _: None) -> None:
+    """Make a file, durably and with what `fill` puts into it, in one transaction.
+
+    Raises:
+        StorageError: it exists, or cannot be written; nothing is left behind.
+    """
+    if path.exists():
+        raise StorageError(f"{path} exists already")
+    try:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("pragma journal_mode = wal")
+            connection.execute("pragma synchronous = full")
+            connection.executescript(
+                f"begin immediate; pragma application_id = {schema.application_id};"
+                f"pragma user_version = {schema.version}; {schema.statements}"
+            )
+            fill(connection)
+            connection.execute("commit")
+    except sqlite3.Error as exc:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        raise StorageError(f"cannot make the database {path}: {exc}") from exc
+
+
+def connect(path: Path, schema: Schema, *, is_writer: bool, cache_kibibytes: int = 16_384) -> sqlite3.Connection:
+    """A connection to an existing file. The caller sees to it that there is one writer.
+
+    Raises:
+        StorageError: there is no such file, it is another program's, or one of another version.
+    """
+    mode = "rw" if is_writer else "ro"
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
+        )
+        try:
+            _check_schema(connection, path, schema)
+            connection.execute("pragma trusted_schema = off")
+            connection.execute(f"pragma cache_size = -{cache_kibibytes}")
+            if is_writer:
+                connection.execute("pragma synchronous = full")
+                connection.execute("pragma fullfsync = on")  # where fsync alone does not reach the disk (macOS)
+            else:
+                connection.execute("pragma query_only = on")
+                connection.execute("pragma wal_autocheckpoint = 0")
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as exc:
+        raise StorageError(f"cannot open the database {path}: {exc}") from exc
+    return connection
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
+    if connection.execute("pragma application_id").fetchone()[0] != schema.application_id:
+        raise StorageError(f"{path} is not the database of a Treehead {schema.owner}")
+    version = connection.execute("pragma user_version").fetchone()[0]
+    if version != schema.version:
+        raise StorageError(
+            f"{path} has schema version {version}, and this program knows version {schema.version}: "
+            "run the version of Treehead that wrote it, or a newer one"
+        )
+
+
+class Connection(aiosqlite.Connection):
+    """A connection on a thread of its own, which runs whole functions there.
+
+    A hop to the thread costs more than most statements, so a transaction is one hop; and it cannot be torn by a task
+    that is cancelled. This leans on three names that aiosqlite keeps to itself, for which its version is pinned.
+    """
+
+    def __init__(self, path: Path, schema: Schema, *, is_writer: bool = True, cache_kibibytes: int = 16_384) -> None:
+        super().__init__(
+            lambda: connect(path, schema, is_writer=is_writer, cache_kibibytes=cache_kibibytes), iter_chunk_size=1
+        )
+
+    async def open(self) -> None:
+        """Connect. After a failure the thread has ended; aiosqlite leaves it to answer to a loop that may be gone.
+
+        Raises:
+            StorageError: see `connect`.
+        """
+        try:
+            await self
+        except BaseException:
+            await asyncio.to_thread(self._thread.join)
+            raise
+
+    async def run(
+        self, function: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Call `function` with the connection, on its thread; returns or raises what it does."""
+        execute = cast("Callable[..., Any]", self._execute)
+        return cast("_T", await execute(function, self._conn, *args, **kwargs))
