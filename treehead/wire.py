@@ -8,9 +8,11 @@ and proofs inside are the receiver's to verify.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import grpc
 
+from treehead.display import printable
 from treehead.encoding import parse_decimal
 from treehead.errors import (
     MalformedError,
@@ -29,11 +31,16 @@ from treehead.tlogproof import TlogProof
 from treehead.v1 import log_pb2, monitor_pb2
 from treehead.view import Prefix, View
 
+_Message = TypeVar("_Message")
+
 MESSAGE_BYTES_MAX = 8_388_608
 """The largest message that our servers and clients accept; a batch or page of entries stays below it."""
 
 VIEW_SIZES_MAX = 8
 VIEW_EVIDENCE_MAX = 16
+
+_GRPC_SCHEMES = frozenset({"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds", "passthrough"})
+"""Before a colon these mean something else to gRPC than a host."""
 
 _SIZE_OPTIONS = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -60,12 +67,23 @@ def status_of(error: TreeheadError) -> grpc.StatusCode:
 
 def error_of(error: grpc.RpcError, *, peer: str) -> TreeheadError:
     """The error that a failed call to `peer` stands for. What a peer says is never taken as proof of anything."""
-    code, details = error.code(), error.details() or "no details"
+    code, details = error.code(), printable(error.details() or "no details")
     if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
         return RefusedError(f"{peer} refused: {details}")
     if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE):
         return UndecidedError(f"{peer} has no answer: {details}")
-    return UnavailableError(f"{peer} did not answer ({code.name}: {details})")
+    return UnavailableError(f"{peer} gave no answer ({code.name}: {details})")
+
+
+def received(answer: _Message | None, *, peer: str) -> _Message:
+    """The answer of a call that did not fail. Bytes that are no such message reach a caller of gRPC as None.
+
+    Raises:
+        MalformedError: that is what the peer sent.
+    """
+    if answer is None:
+        raise MalformedError(f"{peer} sent an answer that is not the message it should be")
+    return answer
 
 
 def parse_address(text: str) -> str:
@@ -80,7 +98,13 @@ def parse_address(text: str) -> str:
     except MalformedError as exc:
         raise UsageError(f"{text!r} is not HOST:PORT: {exc}") from exc
     bracketed = host.startswith("[") and host.endswith("]")
-    if not (colon and host and number <= 65_535) or (":" in host and not bracketed) or "/" in host or " " in host:
+    if (
+        not (colon and host and number <= 65_535)
+        or (":" in host and not bracketed)
+        or not host.isprintable()
+        or any(char in "/ %" for char in host)
+        or host in _GRPC_SCHEMES
+    ):
         raise UsageError(f"{text!r} is not HOST:PORT (an IPv6 host goes in brackets)")
     return text
 

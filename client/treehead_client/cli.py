@@ -16,9 +16,10 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 from treehead import __version__
+from treehead.display import printable
 from treehead.errors import TreeheadError
 from treehead_client.commands import COMMANDS, load_command
-from treehead_client.terminal import printable, say
+from treehead_client.terminal import say
 from treehead_client.verdict import EXIT_OK, EXIT_UNDECIDED, EXIT_USAGE, outcome_of
 
 _EXIT_INTERRUPTED = 130

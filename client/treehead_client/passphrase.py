@@ -6,11 +6,11 @@ import getpass
 import os
 import sys
 
+from treehead.display import printable
 from treehead.errors import TooLargeError, UsageError
 from treehead.files import read_limited
 from treehead.keyfile import read_passphrase
 from treehead.keys import PRIVATE_KEY_BYTES_MAX
-from treehead_client.terminal import printable
 
 _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from treehead.display import printable, printable_name
 from treehead.encoding import JsonValue
 from treehead.errors import (
     ArtifactError,
@@ -35,7 +36,6 @@ from treehead.errors import (
 )
 from treehead.policy import Policy
 from treehead.verify import ArtifactFile, Verified
-from treehead_client.terminal import printable, printable_name
 
 SCHEMA = "https://treehead.dev/verdict/v1"
 

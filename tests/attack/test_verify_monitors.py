@@ -131,7 +131,7 @@ async def test_a_monitor_that_stays_behind_leaves_it_undecided(ask: Ask) -> None
 async def test_a_monitor_that_is_not_there_leaves_it_undecided(desk: Desk) -> None:
     done = await desk.verify("--monitor", "127.0.0.1:9")
     assert (done.exit_code, done.stdout.split()[0]) == (3, "undecided")
-    assert "monitor 127.0.0.1:9 did not answer" in done.stdout
+    assert "monitor 127.0.0.1:9 gave no answer" in done.stdout
 
 
 @pytest.mark.parametrize("address", ["", "localhost", "http://localhost:1"])

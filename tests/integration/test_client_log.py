@@ -211,7 +211,7 @@ async def test_a_log_that_is_down_is_no_refusal(tmp_path: Path) -> None:
     wheel = publisher.file(WHEEL, b"wheel")
     signed = await publisher.sign(wheel)
     assert (signed.exit_code, signed.stdout) == (3, "")
-    assert "log 127.0.0.1:9 did not answer" in signed.stderr
+    assert "log 127.0.0.1:9 gave no answer" in signed.stderr
     assert signed.stderr.count("\n") == 1
     assert contents(tmp_path) == ["acme_tool-1.0-py3-none-any.whl", "key", "policy", "trust"]
 

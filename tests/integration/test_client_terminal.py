@@ -91,7 +91,7 @@ async def test_an_encrypted_key_asks_for_its_passphrase_and_a_plain_one_does_not
     code, shown = await talk("sign", file, "--key", tmp_path / "encrypted", *options, dialogue=[(prompt, "wrong\n")])
     assert (code, "wrong passphrase" in shown) == (2, True)
     code, shown = await talk("sign", file, "--key", tmp_path / "encrypted", *options, dialogue=[(prompt, "secret\n")])
-    assert (code, "did not answer" in shown) == (3, True)
+    assert (code, "gave no answer" in shown) == (3, True)
     code, shown = await talk("sign", file, "--key", tmp_path / "plain", *options, dialogue=[])
-    assert (code, "did not answer" in shown) == (3, True)
+    assert (code, "gave no answer" in shown) == (3, True)
     assert "Passphrase" not in shown

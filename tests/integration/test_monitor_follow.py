@@ -181,9 +181,9 @@ async def test_a_peer_that_is_down_is_no_harm_and_is_found_when_it_is_back(
         address = two.address
         one = MonitorProcess(tmp_path / "one", logs=[(vkey, process.address)], peers=[address, "127.0.0.1:1"])
         async with one:
-            await one.says("peer 127.0.0.1:1 did not answer")
+            await one.says("peer 127.0.0.1:1 gave no answer")
             await two.kill()
-            await one.says(f"peer {address} did not answer")
+            await one.says(f"peer {address} gave no answer")
             await add(process.address, [leaf(1)])
             await one.says("verified to size 1")
             assert one.log().state is State.OK

@@ -5,13 +5,13 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from treehead.checkpoint import Checkpoint
+from treehead.display import printable, printable_name
 from treehead.errors import MalformedError, RefusedError, TreeheadError
 from treehead.evidence import EVIDENCE_BYTES_MAX, Evidence, Fork, parse_evidence, verify_evidence
 from treehead.files import read_limited
 from treehead.keys import VerifierKey, format_vkey
 from treehead.policy import Policy
 from treehead_client.options import add_policy, read_policy
-from treehead_client.terminal import printable, printable_name
 from treehead_client.verdict import EXIT_MISBEHAVIOUR
 
 

@@ -6,13 +6,14 @@ import asyncio
 import json
 from argparse import ArgumentParser, Namespace
 
+from treehead.display import printable, printable_name
 from treehead.encoding import parse_hex
 from treehead.errors import MalformedError, UndecidedError, UsageError
 from treehead.policy import Policy
 from treehead.statement import DIGEST_BYTES
 from treehead_client.log import Found, Log
 from treehead_client.options import add_log, add_policy, add_timeout, read_policy
-from treehead_client.terminal import printable, printable_name, say
+from treehead_client.terminal import say
 from treehead_client.verdict import EXIT_OK
 
 

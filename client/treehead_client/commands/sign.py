@@ -11,6 +11,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
+from treehead.display import printable, printable_name
 from treehead.dsse import Envelope, pre_authentication_encoding
 from treehead.entry import parse_entry
 from treehead.entry.attestation import format_leaf
@@ -26,7 +27,7 @@ from treehead_client.log import Log, Logged
 from treehead_client.options import add_log, add_passphrase_file, add_policy, add_timeout, read_policy
 from treehead_client.passphrase import passphrase_of
 from treehead_client.release import release_of
-from treehead_client.terminal import is_watched, printable, printable_name, say
+from treehead_client.terminal import is_watched, say
 from treehead_client.verdict import EXIT_OK, outcome_of, worst_exit_code
 
 _IN_FLIGHT_MAX = 8

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from treehead_client.terminal import printable
+from treehead.display import printable
 
 _INDENT = "    "
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treehead_client.terminal import NAME_CHARS_MAX, REASON_CHARS_MAX, printable, printable_name
+from treehead.display import NAME_CHARS_MAX, REASON_CHARS_MAX, printable, printable_name
 
 
 def test_printable_text_is_shown_as_it_is() -> None:
