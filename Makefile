@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 # The stamps carry the checkout's own path: a copied or moved checkout makes itself a new environment instead of
 # quietly running the code of the old place.
 HERE := $(shell pwd -P | cksum | cut -d ' ' -f 1)
+OURS := $(VENV)/made-by-make
 LOCKED := $(VENV)/locked-$(HERE)
 READY := $(VENV)/ready-$(HERE)
 
@@ -40,9 +41,12 @@ $(LOCKED): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'Treehead needs Python 3.11 or newer; "$(PYTHON)" is older: name another, as in make dev PYTHON=/path/to/python3.12' >&2; exit 1; }
 	@echo 'dev: making $(VENV) from requirements.lock (a minute or so, once)'
+	@if [ -e $(VENV) ] && [ ! -e $(OURS) ]; then \
+		echo 'There is a $(VENV) here that make did not make: move it away first' >&2; exit 1; fi
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV) || \
 		{ echo '"$(PYTHON)" cannot make a virtual environment: install its venv module (Debian and Ubuntu: python3-venv)' >&2; rm -rf $(VENV); exit 1; }
+	@touch $(OURS)
 	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	@touch $@
 
