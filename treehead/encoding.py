@@ -67,7 +67,7 @@ def parse_base64(text: str, *, what: str, length: int | None = None) -> bytes:
     try:
         value = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as exc:
-        raise MalformedError(f"{what} is not standard base64") from exc
+        raise MalformedError(f"{what} is not canonical base64") from exc
     if base64.b64encode(value).decode("ascii") != text:
         raise MalformedError(f"{what} is not canonical base64")
     if length is not None and len(value) != length:
