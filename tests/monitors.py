@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -16,13 +18,14 @@ from treehead.keys import VerifierKey
 from treehead.v1 import log_pb2, monitor_pb2
 from treehead.v1.log_pb2_grpc import LogStub
 from treehead.v1.monitor_pb2_grpc import MonitorStub
-from treehead.wire import CHANNEL_OPTIONS
+from treehead.wire import CHANNEL_OPTIONS, SERVER_OPTIONS
 from treehead_monitor.datadir import DataDirectory, create_monitor
 from treehead_monitor.status import LogStatus, Status, read_status
 
 INTERVAL_MS = 100
 RPC_SECONDS_MAX = 10
 BATCH_ENTRIES = 1_000
+GARBAGE = b"\xff\xff\xff"
 
 
 class MonitorProcess(ServerProcess):
@@ -123,3 +126,43 @@ async def create_fork(folder: Path, *, origin: str, agreed: int = 0) -> Fork:
             await log.stop()
     shutil.copytree(faces[0], faces[1])
     return Fork(vkey=vkey, faces=faces)
+
+
+class Garbling(grpc.aio.ServerInterceptor):
+    """Answers the calls named in `methods` with bytes that are no message, and leaves the rest to the server."""
+
+    def __init__(self, *methods: str) -> None:
+        self.methods = set(methods)
+        self.asked: set[str] = set()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler of a call."""
+        method = handler_call_details.method.rpartition("/")[2]
+        if method not in self.methods:
+            return await continuation(handler_call_details)
+        self.asked.add(method)
+        if method == "GetEntries":
+            return grpc.unary_stream_rpc_method_handler(self._garble_pages)
+        return grpc.unary_unary_rpc_method_handler(self._garble)
+
+    async def _garble(self, _request: bytes, _context: object) -> bytes:
+        return GARBAGE
+
+    async def _garble_pages(self, _request: bytes, _context: object) -> AsyncIterator[bytes]:
+        yield GARBAGE
+
+
+@asynccontextmanager
+async def garbling_server(*methods: str) -> AsyncIterator[str]:
+    """The address of a log or peer that answers these calls with garbage."""
+    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[Garbling(*methods)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)

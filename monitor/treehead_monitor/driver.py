@@ -322,6 +322,11 @@ class Driver:
             await self._clear(log, Doubt.NO_ANSWER)
         except (UnavailableError, RefusedError, UndecidedError) as exc:
             await self._suspect(log, Doubt.NO_ANSWER, str(exc))
+        except StorageError:
+            raise
+        except Exception:  # noqa: BLE001 -- whatever this log made us stumble over, the others are followed on
+            _LOG.exception("a look at log %s failed over a defect of Treehead", self._logs[log].key.name)
+            await self._suspect(log, Doubt.BAD_ANSWER, "its answers met a defect of Treehead; see the journal")
         else:
             self._logs[log].contact_ms = self._now_ms()
             await self._clear(log, Doubt.NO_ANSWER)

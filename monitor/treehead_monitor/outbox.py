@@ -9,9 +9,9 @@ from typing import Self
 
 import grpc
 
-from treehead.errors import StorageError, TreeheadError
+from treehead.errors import MalformedError, StorageError, TreeheadError
 from treehead.v1 import monitor_pb2, monitor_pb2_grpc
-from treehead.wire import error_of
+from treehead.wire import error_of, received
 from treehead_monitor.message import Gossip
 from treehead_monitor.peer import PeerRecord
 from treehead_monitor.source import channel_options
@@ -85,7 +85,7 @@ class Outbox:
             _LOG.warning("peer %s is too slow for all that there is to tell; it has to ask", self.record.address)
 
     async def run(self, converse: Converse) -> None:
-        """Say what waits, for ever.
+        """Say what waits, for ever. Whatever goes wrong with this peer is no concern of the others.
 
         Raises:
             StorageError: our own disk failed.
@@ -100,9 +100,16 @@ class Outbox:
             except TreeheadError as exc:
                 if self.record.failing_since_ms is None:
                     _LOG.warning("%s", exc)
-                self.record = self.record.failed(str(exc), at_ms=self._now_ms())
+                self._fail(str(exc), is_fault=isinstance(exc, MalformedError))
+            except Exception:  # noqa: BLE001 -- the last line of defence: it is logged, and ends this exchange only
+                _LOG.exception("an exchange with peer %s failed over a defect of Treehead", self.record.address)
+                self._fail("its answer met a defect of Treehead; see the journal", is_fault=True)
             finally:
                 self._busy = False
+
+    def _fail(self, error: str, *, is_fault: bool) -> None:
+        failed = self.record.failed(error, at_ms=self._now_ms())
+        self.record = failed.at_fault() if is_fault else failed
 
     async def _exchange(self, gossip: Gossip | None, converse: Converse) -> None:
         """Talk until neither side lacks anything, or for as many rounds as are allowed."""
@@ -121,4 +128,4 @@ class Outbox:
             answer = await self._stub.Exchange(request, timeout=self._timeout_s)
         except grpc.RpcError as exc:
             raise error_of(exc, peer=f"peer {self.record.address}") from exc
-        return gossip_from_wire(answer.gossip)
+        return gossip_from_wire(received(answer, peer=f"peer {self.record.address}").gossip)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol, Self
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Protocol, Self, TypeVar
 
 import grpc
 
 from treehead.errors import MalformedError
 from treehead.tile import ENTRY_BYTES_MAX
 from treehead.v1 import log_pb2, log_pb2_grpc
-from treehead.wire import CHANNEL_OPTIONS, error_of, hashes_from_wire
+from treehead.wire import CHANNEL_OPTIONS, error_of, hashes_from_wire, received
+
+_Answer = TypeVar("_Answer")
 
 
 class LogSource(Protocol):
@@ -54,16 +56,14 @@ class GrpcSource:
         await self._channel.close()
 
     async def newest_checkpoint(self) -> bytes:
-        try:
-            answer = await self._stub.GetCheckpoint(log_pb2.GetCheckpointRequest(), timeout=self._timeout_s)
-        except grpc.RpcError as exc:
-            raise error_of(exc, peer=self._name) from exc
-        return answer.checkpoint
+        request = log_pb2.GetCheckpointRequest()
+        return (await self._answer(self._stub.GetCheckpoint(request, timeout=self._timeout_s))).checkpoint
 
     async def entries(self, *, begin: int, end: int) -> AsyncIterator[Sequence[bytes]]:
         request = log_pb2.GetEntriesRequest(first_index=begin, end_index=end)
         try:
-            async for page in self._stub.GetEntries(request, timeout=self._timeout_s):
+            async for message in self._stub.GetEntries(request, timeout=self._timeout_s):
+                page = received(message, peer=self._name)
                 if page.first_index != begin or not 0 < len(page.leaves) <= end - begin:
                     raise MalformedError(f"{self._name} sent entries that were not asked for, or not in order")
                 if any(len(leaf) > ENTRY_BYTES_MAX for leaf in page.leaves):
@@ -75,19 +75,19 @@ class GrpcSource:
 
     async def inclusion_proof(self, *, index: int, size: int) -> tuple[bytes, ...]:
         request = log_pb2.GetInclusionProofRequest(leaf_index=index, tree_size=size)
-        try:
-            answer = await self._stub.GetInclusionProof(request, timeout=self._timeout_s)
-        except grpc.RpcError as exc:
-            raise error_of(exc, peer=self._name) from exc
+        answer = await self._answer(self._stub.GetInclusionProof(request, timeout=self._timeout_s))
         return hashes_from_wire(answer.hashes, what="hashes")
 
     async def consistency_proof(self, *, size1: int, size2: int) -> tuple[bytes, ...]:
         request = log_pb2.GetConsistencyProofRequest(first_size=size1, second_size=size2)
+        answer = await self._answer(self._stub.GetConsistencyProof(request, timeout=self._timeout_s))
+        return hashes_from_wire(answer.hashes, what="hashes")
+
+    async def _answer(self, call: Awaitable[_Answer]) -> _Answer:
         try:
-            answer = await self._stub.GetConsistencyProof(request, timeout=self._timeout_s)
+            return received(await call, peer=self._name)
         except grpc.RpcError as exc:
             raise error_of(exc, peer=self._name) from exc
-        return hashes_from_wire(answer.hashes, what="hashes")
 
 
 def channel_options(*, reconnect_ms: int) -> list[tuple[str, int]]:

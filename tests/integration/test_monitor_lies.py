@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from tests.monitors import MonitorProcess, new_monitor
+from tests.monitors import Garbling, MonitorProcess, add, garbling_server, leaf, new_monitor
+from tests.processes import LogProcess, create_log
 from tests.unit.library.specimens import LOG_KEY, Tree
 from tests.unit.monitor.desk import desk, leaves
 from tests.unit.monitor.gossiper import LOG_ID, signed_head
@@ -40,6 +41,7 @@ class LyingLog(LogServicer):
         self.size = SIZE
         self.pages: Pages = honest
         self.hashes: list[bytes] | None = None
+        self.garbling = Garbling()
 
     async def GetCheckpoint(
         self, request: log_pb2.GetCheckpointRequest, context: Context
@@ -69,9 +71,9 @@ class LyingLog(LogServicer):
 
 @pytest.fixture
 async def lying_log() -> AsyncIterator[tuple[LyingLog, str]]:
-    server = grpc.aio.server(options=SERVER_OPTIONS)
-    port = server.add_insecure_port("127.0.0.1:0")
     servicer = LyingLog()  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[servicer.garbling])
+    port = server.add_insecure_port("127.0.0.1:0")
     add_LogServicer_to_server(servicer, server)
     await server.start()
     yield servicer, f"127.0.0.1:{port}"
@@ -140,3 +142,53 @@ async def test_a_lying_log_is_shown_as_suspect_by_a_real_monitor(
         await monitor.says("no longer suspected (bad-answer)")
         assert monitor.log().state is State.OK
         assert await monitor.stop() == 0
+
+
+@pytest.mark.parametrize("method", ["GetCheckpoint", "GetEntries", "GetInclusionProof", "GetConsistencyProof"])
+async def test_bytes_that_are_no_message_are_a_bad_answer(
+    tmp_path: Path, lying_log: tuple[LyingLog, str], method: str
+) -> None:
+    servicer, address = lying_log
+    new_monitor(tmp_path / "monitor")
+    source = GrpcSource.connect(address, timeout_ms=TIMEOUT_MS, reconnect_ms=100)
+    async with desk(tmp_path / "monitor", source) as monitor:
+        servicer.size = VERIFIED
+        await monitor.look()
+        servicer.size, servicer.garbling.methods = SIZE, {method}
+        if method.endswith("Proof"):
+            servicer.pages, servicer.hashes = LIES["other_entries"], [bytes(32)] * 4
+        await monitor.look()
+        assert servicer.garbling.asked == {method}
+        assert (monitor.size, monitor.doubts()) == (VERIFIED, {"bad-answer"})
+        assert "defect" not in monitor.suspicion("bad-answer")
+        servicer.garbling.methods, servicer.pages = set(), honest
+        await monitor.look()
+        assert (monitor.size, monitor.doubts()) == (SIZE, set())
+    await source.close()
+
+
+async def test_a_log_and_a_peer_that_send_garbage_end_neither_the_monitor_nor_its_other_logs(tmp_path: Path) -> None:
+    vkey = await create_log(tmp_path / "log", origin="honest.example/log")
+    new_monitor(tmp_path / "monitor")
+    async with (
+        LogProcess(tmp_path / "log") as log,
+        garbling_server("GetCheckpoint") as garbling_log,
+        garbling_server("Exchange") as garbling_peer,
+    ):
+        monitor = MonitorProcess(
+            tmp_path / "monitor",
+            logs=[(format_vkey(LOG_KEY), garbling_log), (vkey, log.address)],
+            peers=[garbling_peer],
+        )
+        async with monitor:
+            await monitor.says("suspicion (bad-answer)")
+            await monitor.says(f"peer {garbling_peer} sent an answer that is not the message")
+            await add(log.address, [leaf(0)])
+            await monitor.says("verified to size 1")
+            assert await monitor.stop() == 0
+    assert {status.origin: status.state for status in monitor.status().logs} == {
+        LOG_KEY.name: State.SUSPICION,
+        "honest.example/log": State.OK,
+    }
+    (peer,) = monitor.status().peers
+    assert peer.faults >= 1

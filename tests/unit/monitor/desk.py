@@ -20,6 +20,7 @@ from treehead_monitor.history import History, TileCache
 from treehead_monitor.memory import Memory
 from treehead_monitor.source import LogSource
 from treehead_monitor.store import Recollection, Store
+from treehead_monitor.suspicion import Doubt
 
 NAME = "monitor.example"
 KEY = private_key("monitor")
@@ -115,6 +116,10 @@ class Desk:
     def doubts(self) -> set[str]:
         """The suspicions that stand."""
         return {doubt.value for doubt, suspicion in self.followed.suspicions.items() if suspicion.standing}
+
+    def suspicion(self, doubt: str) -> str:
+        """Why the log is under suspicion."""
+        return self.followed.suspicions[Doubt(doubt)].reason
 
     async def look(self) -> None:
         """Look at the log once, as each interval does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.unit.library.specimens import LOG_KEY, POLICY, Tree, forked_trees, same_size_evidence, seen_head
@@ -18,8 +19,10 @@ from treehead.note import Note
 from treehead.tile import RightEdge
 from treehead.view import verify_view
 from treehead_monitor.datadir import DataDirectory, create_monitor
-from treehead_monitor.head import LogId
+from treehead_monitor.head import HeadDigest, LogId
 from treehead_monitor.message import Gossip
+from treehead_monitor.outbox import Outbox
+from treehead_monitor.peer import PeerRecord
 from treehead_monitor.status import read_status
 
 
@@ -188,3 +191,49 @@ async def test_a_caller_who_hangs_up_does_not_tear_a_turn(folder: Path) -> None:
         assert {evidence.id for evidence in known} <= kept
         files = {file.stem for file in monitor.directory.evidence.iterdir()}
         assert kept == files
+
+
+# --- what nobody foresaw ---------------------------------------------------------------------------------------------
+
+
+class BrokenLog(ScriptedLog):
+    """A log whose answers meet a defect of ours."""
+
+    async def newest_checkpoint(self) -> bytes:
+        raise AttributeError("something that nobody foresaw")
+
+
+async def test_an_unexpected_error_over_one_log_is_a_suspicion_and_ends_nothing(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with desk(folder, BrokenLog()) as monitor:
+        await monitor.look()
+        assert monitor.doubts() == {"bad-answer"}
+    assert f"log {LOG_KEY.name} failed over a defect" in caplog.text
+
+
+async def test_an_unexpected_error_over_one_peer_is_its_fault_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        outbox = Outbox(
+            channel,
+            record=PeerRecord(address="peer.example:1"),
+            now_ms=lambda: NOW_MS,
+            timeout_ms=1_000,
+            messages_max=4,
+            rounds_max=4,
+        )
+        outbox.offer(Gossip(wanted_notes=(HeadDigest(LOG_ID, -1, bytes(32)),)))  # which no message can hold
+        running = asyncio.create_task(outbox.run(monitor_that_says_nothing))
+        async with asyncio.timeout(10):
+            while not outbox.record.failures:
+                assert not running.done()
+                await asyncio.sleep(0)
+        running.cancel()
+    assert (outbox.record.failures, outbox.record.faults) == (1, 1)
+    assert "peer peer.example:1 failed over a defect" in caplog.text
+
+
+async def monitor_that_says_nothing(_peer: str, _gossip: Gossip) -> Gossip | None:
+    return None
