@@ -16,6 +16,8 @@ The rules:
 * A larger head is parked until following the log reaches it. An unresolved head is never evicted, since forgetting one
   is what a forked log would want; when there are too many, new ones are refused and the log is under suspicion. Two
   parked heads of one size and different roots are evidence at once.
+* Parked heads are told to peers like verified ones. A log may sign a head for one monitor and refuse it the entries:
+  then whoever has the larger tree judges that head.
 * Evidence from a peer is verified in full, kept, and relayed once to every peer; what proves nothing is dropped and
   counted against the peer that sent it.
 * Once misbehaviour is proven it stays so. Heads of that log are then neither told nor heard: there is no one tree left
@@ -25,6 +27,7 @@ The rules:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -75,6 +78,10 @@ class Limits:
     peers_per_round: int = 2
 
 
+def _since(parked: Parked) -> int:
+    return parked.since_ms
+
+
 @dataclass(slots=True)
 class _Work:
     """A `Ready` in the making."""
@@ -112,8 +119,12 @@ class GossipMachine:
 
     def greeting(self) -> Gossip:
         """The message that begins an exchange: digests only."""
-        heads = tuple(log.head.digest for log in self._logs.values() if log.head is not None and not log.misbehaved)
-        return Gossip(heads=heads, evidence_ids=self._evidence_ids())
+        logs = [log for log in self._logs.values() if not log.misbehaved]
+        verified = [log.head.digest for log in logs if log.head is not None]
+        # Of each log its oldest first, so that no log's heads crowd out all of another's.
+        ranked = itertools.zip_longest(*(sorted(log.parked.values(), key=_since) for log in logs))
+        parked = [parked.head.digest for rank in ranked for parked in rank if parked is not None]
+        return Gossip(heads=(*verified, *parked)[:DIGESTS_MAX], evidence_ids=self._evidence_ids())
 
     def answer(self, asked: Gossip) -> Gossip:
         """The answer to a peer's call, after the call was heard: greeting, what the peer wants or lacks, and wishes."""
@@ -156,13 +167,13 @@ class GossipMachine:
         )
         return tuple(dict.fromkeys(wanted))[:NOTES_MAX]
 
-    def _lacked(self, digests: Iterable[HeadDigest]) -> list[HeadDigest]:
-        """Our heads that a peer with these cannot have reached."""
+    def _lacked(self, digests: Sequence[HeadDigest]) -> list[HeadDigest]:
+        """Our heads that a peer with these cannot have reached, and has not parked."""
         ours = ((theirs, log.head) for theirs in digests if (log := self._heeded(theirs.log)) is not None)
         return [
             head.digest
             for theirs, head in ours
-            if head is not None and head.size >= theirs.size and head.digest != theirs
+            if head is not None and head.size >= theirs.size and head.digest not in digests
         ]
 
     def _notes(self, wanted: Iterable[HeadDigest]) -> tuple[bytes, ...]:

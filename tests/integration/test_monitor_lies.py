@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,22 +36,25 @@ def honest(request: log_pb2.GetEntriesRequest) -> list[log_pb2.GetEntriesRespons
 
 
 class LyingLog(LogServicer):
-    """Signs the head of an honest tree; the test writes what it sends as entries, and in answer to other calls."""
+    """Signs the head of a tree; the test writes what it sends as entries (None: nothing), and to other calls."""
 
     def __init__(self) -> None:
+        self.tree = Tree(leaves(SIZE))
         self.size = SIZE
-        self.pages: Pages = honest
+        self.pages: Pages | None = honest
         self.hashes: list[bytes] | None = None
         self.garbling = Garbling()
 
     async def GetCheckpoint(
         self, request: log_pb2.GetCheckpointRequest, context: Context
     ) -> log_pb2.GetCheckpointResponse:
-        return log_pb2.GetCheckpointResponse(checkpoint=signed_head(Tree(leaves(SIZE)), self.size).data)
+        return log_pb2.GetCheckpointResponse(checkpoint=signed_head(self.tree, self.size).data)
 
     async def GetEntries(
         self, request: log_pb2.GetEntriesRequest, context: Context
     ) -> AsyncIterator[log_pb2.GetEntriesResponse]:
+        if self.pages is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "no entries here")
         for page in self.pages(request):
             yield page
 
@@ -69,15 +73,25 @@ class LyingLog(LogServicer):
         return log_pb2.GetInclusionProofResponse(hashes=self.hashes)
 
 
-@pytest.fixture
-async def lying_log() -> AsyncIterator[tuple[LyingLog, str]]:
-    servicer = LyingLog()  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+@asynccontextmanager
+async def serving(servicer: LyingLog) -> AsyncIterator[str]:
     server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[servicer.garbling])
     port = server.add_insecure_port("127.0.0.1:0")
     add_LogServicer_to_server(servicer, server)
     await server.start()
-    yield servicer, f"127.0.0.1:{port}"
+    yield f"127.0.0.1:{port}"
     await server.stop(None)
+
+
+def new_log() -> LyingLog:
+    return LyingLog()  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+
+
+@pytest.fixture
+async def lying_log() -> AsyncIterator[tuple[LyingLog, str]]:
+    servicer = new_log()
+    async with serving(servicer) as address:
+        yield servicer, address
 
 
 def page(first_index: int, *sent: bytes) -> list[log_pb2.GetEntriesResponse]:
@@ -192,3 +206,28 @@ async def test_a_log_and_a_peer_that_send_garbage_end_neither_the_monitor_nor_it
     }
     (peer,) = monitor.status().peers
     assert peer.faults >= 1
+
+
+async def test_a_fork_is_proven_at_both_though_the_log_refuses_one_monitor_the_entries(tmp_path: Path) -> None:
+    """It signs size 12 for one and gives it no entries beyond 10, and has another tree of size 15 for the other."""
+    truth, lie = ([*leaves(10), *leaves(5, kind=kind)] for kind in ("truth", "lie"))
+    first, second = new_log(), new_log()
+    first.tree, first.size = Tree(truth), 10
+    second.tree, second.size = Tree(lie), 15
+    second.pages = lambda request: page(request.first_index, *lie[request.first_index : request.end_index])
+    vkey = format_vkey(LOG_KEY)
+    new_monitor(tmp_path / "one")
+    new_monitor(tmp_path / "two")
+    async with serving(first) as address1, serving(second) as address2:
+        one = MonitorProcess(tmp_path / "one", logs=[(vkey, address1)])
+        async with one:
+            await one.says("verified to size 10")
+            first.size, first.pages = 12, None
+            await one.says("suspicion (no-answer)")
+            two = MonitorProcess(tmp_path / "two", logs=[(vkey, address2)], peers=[one.address])
+            async with two:
+                await one.says("MISBEHAVIOUR PROVEN")
+                await two.says("MISBEHAVIOUR PROVEN")
+                assert await two.stop() == 4
+            assert await one.stop() == 4
+    assert one.evidence() == two.evidence() != []

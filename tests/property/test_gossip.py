@@ -111,6 +111,32 @@ def test_a_fork_seen_by_two_connected_monitors_is_proven_at_both_after_one_excha
     first=st.integers(1, SIZE_MAX),
     second=st.integers(1, SIZE_MAX),
     agreed=st.integers(0, SIZE_MAX - 1),
+    swapped=st.booleans(),
+    restarted=st.booleans(),
+)
+def test_a_fork_is_proven_at_both_even_if_the_log_refuses_one_of_them_the_entries(
+    *, first: int, second: int, agreed: int, swapped: bool, restarted: bool
+) -> None:
+    """Once the other monitor's tree has reached the head whose entries are refused, whenever they spoke before."""
+    agreed = min(agreed, first - 1, second - 1)
+    ours, theirs = forked_trees(SIZE_MAX, agreed)
+    monitors = {"one": Gossiper(ours, name="one", peers=("two",)), "two": Gossiper(theirs, name="two", peers=("one",))}
+    monitors["one"].follow(agreed)
+    monitors["one"].see(signed_head(ours, first))
+    if restarted:
+        monitors["one"] = monitors["one"].restarted()
+    for size in sorted((second, max(first, second))):
+        monitors["two"].follow(size)
+        exchange_all(dict(reversed(monitors.items())) if swapped else monitors)
+    assert monitors["one"].files == monitors["two"].files
+    (evidence,) = monitors["one"].evidence
+    verify_evidence(evidence, key=LOG_KEY)
+
+
+@given(
+    first=st.integers(1, SIZE_MAX),
+    second=st.integers(1, SIZE_MAX),
+    agreed=st.integers(0, SIZE_MAX - 1),
     seed=st.integers(0, 2**32),
 )
 def test_a_fork_is_known_to_all_three_monitors_within_three_intervals(

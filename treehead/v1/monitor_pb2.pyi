@@ -60,7 +60,9 @@ class Gossip(_message.Message):
     EVIDENCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadDigest]:
-        """The sender's newest verified head of each log."""
+        """The sender's newest verified head of each log, and then the heads that it knows to be signed and cannot judge yet,
+        being larger than its tree.
+        """
 
     @_builtins.property
     def wanted_notes(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadDigest]:

@@ -18,7 +18,7 @@ from treehead.note import format_note
 from treehead_monitor.event import Accused, Heard, KeepNote, Proven
 from treehead_monitor.gossip import Limits
 from treehead_monitor.memory import Memory
-from treehead_monitor.message import EVIDENCE_MAX, Gossip, evidence_id
+from treehead_monitor.message import DIGESTS_MAX, EVIDENCE_MAX, NOTES_MAX, Gossip, evidence_id
 
 TREE = Tree(b"leaf %d" % index for index in range(40))
 SIZES = [(1, 2), (1, 3), (2, 3), (4, 8), (5, 8), (7, 13), (8, 9), (8, 16), (16, 40), (31, 32), (39, 40)]
@@ -393,6 +393,41 @@ def test_two_who_were_shown_a_fork_both_hold_proof_after_one_exchange(size1: int
         exchange(one, two, gossip)
     assert one.files == two.files != []
     verify_evidence(one.evidence[0], key=LOG_KEY)
+
+
+def test_a_head_of_which_the_log_refuses_the_entries_is_judged_by_whoever_has_the_larger_tree() -> None:
+    ours, theirs = forked_trees(15, 10)
+    one, two = monitor_at(10, ours, name="one"), monitor_at(15, theirs, name="two", peers=("one",))
+    one.see(signed_head(ours, 12))
+    assert not one.is_accusing
+    exchange(one, two)
+    for _, gossip in two.outbox:
+        exchange(two, one, gossip)
+    assert one.files == two.files != []
+    head1, head2 = verify_evidence(one.evidence[0], key=LOG_KEY)
+    assert (head1.size, head2.size) == (12, 15)
+
+
+def test_parked_heads_are_told_after_the_verified_one_the_oldest_first() -> None:
+    monitor = monitor_at(5)
+    for size in (30, 20, 25):
+        monitor.at_ms += 1
+        monitor.hear(signed_head(TREE, size))
+    assert [head.size for head in monitor.machine.greeting().heads] == [5, 30, 20, 25]
+
+
+def test_no_more_heads_are_told_than_a_message_holds() -> None:
+    monitor = monitor_at(1, limits=Limits(parked_max=DIGESTS_MAX * 2))
+    for at in range(0, DIGESTS_MAX + 44, NOTES_MAX):
+        monitor.hear(*(head_with_root(size, bytes(32)) for size in range(100 + at, 100 + at + NOTES_MAX)))
+    heads = monitor.machine.greeting().heads
+    assert [head.size for head in heads] == [1, *range(100, 100 + DIGESTS_MAX - 1)]
+
+
+def test_a_head_that_a_peer_has_parked_is_not_sent_to_it_again() -> None:
+    one, two = monitor_at(5, name="one"), monitor_at(9, name="two")
+    exchange(one, two)
+    assert two.machine.answer(one.machine.greeting()).notes == ()
 
 
 def test_a_head_that_was_moved_on_from_is_answered_with_the_newest() -> None:
