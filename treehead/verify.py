@@ -11,6 +11,7 @@ What comes back is either `Verified`, or an exception whose branch in `treehead.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -135,20 +136,24 @@ def _check_remembered(head: SignedHead, remembered: SignedHead | None) -> bool |
 def _confirm(views: Sequence[View], *, heads: Sequence[SignedHead], policy: Policy) -> tuple[SignedHead, ...]:
     """Step 12: the monitors' heads. All of `heads` are prefixes of each, and those of one size are one head.
 
-    What one monitor proves outweighs that another cannot confirm, so all are heard before one is found wanting.
+    What one monitor proves outweighs that another cannot confirm, so all are heard before one is found wanting; and a
+    head that the log signed counts against it even where its monitor could confirm nothing.
     """
     if not views:
         return ()
-    from treehead.view import verify_view
+    from treehead.view import verify_view, verify_view_head
 
+    signed: list[SignedHead] = []
     confirmed: list[SignedHead] = []
     undecided: list[UndecidedError] = []
     for view in views:
+        with suppress(UndecidedError):
+            signed.append(verify_view_head(view, log=heads[0].log, policy=policy))
         try:
             confirmed.append(verify_view(view, heads=heads, policy=policy))
         except UndecidedError as exc:
             undecided.append(exc)
-    for head1, head2 in combinations(confirmed, 2):
+    for head1, head2 in combinations(signed, 2):
         if head1.checkpoint.size == head2.checkpoint.size:
             _check_same_size(head1, head2, where="to two monitors")
     if undecided:

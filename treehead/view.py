@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from treehead.errors import MisbehaviourError, RefusedError, TreeheadError, UndecidedError
 from treehead.evidence import Evidence, prefix_fork, same_size_fork, verify_evidence
+from treehead.keys import VerifierKey
 from treehead.merkle import verify_consistency
 from treehead.note import Note
 from treehead.policy import Policy, SignedHead, verify_head
@@ -35,12 +36,14 @@ class View:
         head: its newest verified head as a signed note, or None if it has none yet.
         prefixes: one per size asked for that is not larger than the head.
         evidence: what it holds against the log.
+        faults: why some part of its answer could not be read; the parts above were.
     """
 
     monitor: str
     head: Note | None
     prefixes: tuple[Prefix, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 def verify_view(view: View, *, heads: Sequence[SignedHead], policy: Policy) -> SignedHead:
@@ -56,13 +59,15 @@ def verify_view(view: View, *, heads: Sequence[SignedHead], policy: Policy) -> S
         MisbehaviourError: the view proves that the log signed contradicting heads.
         UndecidedError: the monitor has not got that far, or its answer does not hold together.
     """
-    undecided: list[UndecidedError] = []
+    undecided = [
+        UndecidedError(f"monitor {view.monitor} sent an answer that cannot be read: {fault}") for fault in view.faults
+    ]
     for evidence in view.evidence:
         try:
             _check_evidence(view, evidence, heads[0])
         except UndecidedError as exc:
             undecided.append(exc)
-    theirs = _their_head(view, heads[0], policy)
+    theirs = verify_view_head(view, log=heads[0].log, policy=policy)
     for head in heads:
         try:
             _check_prefix(view, head, theirs)
@@ -73,20 +78,29 @@ def verify_view(view: View, *, heads: Sequence[SignedHead], policy: Policy) -> S
     return theirs
 
 
-def _their_head(view: View, ours: SignedHead, policy: Policy) -> SignedHead:
+def verify_view_head(view: View, *, log: VerifierKey, policy: Policy) -> SignedHead:
+    """The monitor's head, which `log` signed; not checked: how it relates to any other.
+
+    Raises:
+        UndecidedError: there is no such head in the view.
+    """
     if view.head is None:
-        raise UndecidedError(f"monitor {view.monitor} has no verified head of {ours.checkpoint.origin!r} yet")
+        if view.faults:
+            raise UndecidedError(f"monitor {view.monitor} sent an answer that cannot be read: {view.faults[0]}")
+        raise UndecidedError(f"monitor {view.monitor} has no verified head of {log.name!r} yet")
     try:
         theirs = verify_head(policy, view.head)
     except TreeheadError as exc:
         raise UndecidedError(f"monitor {view.monitor} sent a head that does not verify: {exc}") from exc
-    if theirs.log != ours.log:
+    if theirs.log != log:
         raise UndecidedError(f"monitor {view.monitor} answered for another log")
     return theirs
 
 
 def _check_prefix(view: View, ours: SignedHead, theirs: SignedHead) -> None:
     size = ours.checkpoint.size
+    if theirs.checkpoint.size == size and theirs.checkpoint.root != ours.checkpoint.root:
+        raise _forked(view, ours, same_size_fork(ours.note, theirs.note, key=ours.log))
     if theirs.checkpoint.size < size:
         raise UndecidedError(
             f"monitor {view.monitor} has followed the log to size {theirs.checkpoint.size}, the head here is {size}"
@@ -105,11 +119,8 @@ def _check_prefix(view: View, ours: SignedHead, theirs: SignedHead) -> None:
     except RefusedError as exc:
         raise UndecidedError(f"monitor {view.monitor} sent a proof that does not verify: {exc}") from exc
     if prefix.root != ours.checkpoint.root:
-        raise MisbehaviourError(
-            f"log {ours.checkpoint.origin!r} signed two trees: "
-            f"monitor {view.monitor} was shown another one at size {size}",
-            evidence=_fork(ours, theirs, prefix),
-        )
+        fork = prefix_fork(ours.note, theirs.note, prefix_root=prefix.root, path=prefix.path, key=ours.log)
+        raise _forked(view, ours, fork)
 
 
 def _check_evidence(view: View, evidence: Evidence, head: SignedHead) -> None:
@@ -123,7 +134,9 @@ def _check_evidence(view: View, evidence: Evidence, head: SignedHead) -> None:
     )
 
 
-def _fork(ours: SignedHead, theirs: SignedHead, prefix: Prefix) -> Evidence:
-    if ours.checkpoint.size == theirs.checkpoint.size:
-        return same_size_fork(ours.note, theirs.note, key=ours.log)
-    return prefix_fork(ours.note, theirs.note, prefix_root=prefix.root, path=prefix.path, key=ours.log)
+def _forked(view: View, ours: SignedHead, evidence: Evidence) -> MisbehaviourError:
+    return MisbehaviourError(
+        f"log {ours.checkpoint.origin!r} signed two trees: "
+        f"monitor {view.monitor} was shown another one at size {ours.checkpoint.size}",
+        evidence=evidence,
+    )

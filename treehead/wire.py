@@ -7,7 +7,7 @@ and proofs inside are the receiver's to verify.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import grpc
@@ -32,6 +32,8 @@ from treehead.v1 import log_pb2, monitor_pb2
 from treehead.view import Prefix, View
 
 _Message = TypeVar("_Message")
+_Part = TypeVar("_Part")
+_Value = TypeVar("_Value")
 
 MESSAGE_BYTES_MAX = 8_388_608
 """The largest message that our servers and clients accept; a batch or page of entries stays below it."""
@@ -48,8 +50,23 @@ _SIZE_OPTIONS = [
 ]
 CHANNEL_OPTIONS: Sequence[tuple[str, int]] = [*_SIZE_OPTIONS, ("grpc.enable_http_proxy", 0)]
 """gRPC would ask a proxy named in the environment to reach even this very machine."""
-SERVER_OPTIONS: Sequence[tuple[str, int]] = [*_SIZE_OPTIONS, ("grpc.so_reuseport", 0)]
-"""Without SO_REUSEPORT a second server on the same port fails, instead of silently taking half of the calls."""
+SERVER_OPTIONS: Sequence[tuple[str, int]] = [
+    *_SIZE_OPTIONS,
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", 1_024),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_connection_age_ms", 600_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+]
+"""Without SO_REUSEPORT a second server on the same port fails, instead of silently taking half of the calls.
+
+A peer that vanished is noticed by pings, for as long as it is silent. One that is there, and neither reads nor ends its
+calls, keeps their places and what was sent to it: gRPC lets go of neither before the connection ends. So every
+connection does, after ten minutes and a minute of grace for the calls on it; who has a stream open opens it again.
+"""
 
 _STATUS: tuple[tuple[type[TreeheadError], grpc.StatusCode], ...] = (
     (MalformedError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -167,21 +184,36 @@ def view_to_wire(view: View) -> monitor_pb2.GetViewResponse:
 def view_from_wire(message: monitor_pb2.GetViewResponse, *, monitor: str) -> View:
     """A monitor's view, named `monitor` for messages.
 
-    Raises:
-        MalformedError: a part of it is malformed, or there is more than was asked for.
+    Each part is read by itself, because what is proven by one must not be hidden by what is wrong with another: what is
+    malformed, or more than a view may have, is left out and becomes one of `View.faults`.
     """
+    faults: list[str] = []
     if len(message.prefixes) > VIEW_SIZES_MAX or len(message.evidence) > VIEW_EVIDENCE_MAX:
-        raise MalformedError(f"view of monitor {monitor} has more prefixes or evidence than a view may have")
+        faults.append("there are more prefixes or evidence than a view may have")
+    heads = _readable(parse_note, [message.head] if message.head else [], faults)
     return View(
         monitor=monitor,
-        head=parse_note(message.head) if message.head else None,
-        prefixes=tuple(
-            Prefix(
-                size=prefix.size,
-                root=hashes_from_wire([prefix.root], what="prefixes.root")[0],
-                path=hashes_from_wire(prefix.path, what="prefixes.path"),
-            )
-            for prefix in message.prefixes
-        ),
-        evidence=tuple(parse_evidence(evidence) for evidence in message.evidence),
+        head=heads[0] if heads else None,
+        prefixes=_readable(_prefix_from_wire, message.prefixes[:VIEW_SIZES_MAX], faults),
+        evidence=_readable(parse_evidence, message.evidence[:VIEW_EVIDENCE_MAX], faults),
+        faults=tuple(faults),
     )
+
+
+def _prefix_from_wire(message: monitor_pb2.Prefix) -> Prefix:
+    return Prefix(
+        size=message.size,
+        root=hashes_from_wire([message.root], what="prefixes.root")[0],
+        path=hashes_from_wire(message.path, what="prefixes.path"),
+    )
+
+
+def _readable(read: Callable[[_Part], _Value], parts: Iterable[_Part], faults: list[str]) -> tuple[_Value, ...]:
+    """The parts that can be read; why the others cannot is added to `faults`."""
+    values: list[_Value] = []
+    for part in parts:
+        try:
+            values.append(read(part))
+        except MalformedError as exc:
+            faults.append(str(exc))
+    return tuple(values)

@@ -19,9 +19,10 @@ from treehead.policy import Policy, SignedHead, verify_head
 from treehead.tlogproof import TlogProof
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogStub
-from treehead.wire import CHANNEL_OPTIONS, error_of, hashes_from_wire, parse_address, proof_from_wire
+from treehead.wire import CHANNEL_OPTIONS, error_of, hashes_from_wire, parse_address, proof_from_wire, received
 
-# A busy log says so with RESOURCE_EXHAUSTED; asking again is always safe, for an entry is only ever added once.
+# A busy log says so with RESOURCE_EXHAUSTED; asking again is always safe, for an entry is only ever added once. gRPC
+# says the same of a message over its limit: that is asked a few times in vain, and then told as it is.
 _RETRY = {
     "methodConfig": [
         {
@@ -85,6 +86,7 @@ class Log:
         except grpc.RpcError as exc:
             raise error_of(exc, peer=f"log {self.address}") from exc
         try:
+            response = received(response, peer="it")
             proof = proof_from_wire(response.proof, leaf=leaf)
             head = verify_head(policy, parse_note(proof.checkpoint))
             _verify_place(leaf, index=proof.index, hashes=proof.hashes, checkpoint=head.checkpoint)
@@ -108,6 +110,7 @@ class Log:
                 page = await self._stub.FindEntries(request, timeout=self._timeout_s)
             except grpc.RpcError as exc:
                 raise error_of(exc, peer=f"log {self.address}") from exc
+            page = received(page, peer=f"log {self.address}")
             if not page.entries:
                 return
             checkpoint = _open_checkpoint(page.checkpoint, policy)

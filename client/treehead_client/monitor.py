@@ -15,7 +15,7 @@ from treehead.keys import VerifierKey, format_vkey
 from treehead.v1 import monitor_pb2
 from treehead.v1.monitor_pb2_grpc import MonitorStub
 from treehead.view import View
-from treehead.wire import CHANNEL_OPTIONS, error_of, parse_address, view_from_wire
+from treehead.wire import CHANNEL_OPTIONS, error_of, parse_address, received, view_from_wire
 
 _BEHIND_PAUSE_S = 0.1
 """How long a monitor that is behind gets before it is asked again."""
@@ -71,14 +71,17 @@ class Monitors:
         if address not in self._channels:
             self._channels[address] = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         stub = MonitorStub(self._channels[address])
+        view = None
         try:
             while True:
                 response = await stub.GetView(request, timeout=max(0.0, deadline - clock()))
-                view = view_from_wire(response, monitor=address)
+                view = view_from_wire(received(response, peer="it"), monitor=address)
                 if _is_far_enough(view, max(request.sizes)) or clock() + _BEHIND_PAUSE_S >= deadline:
                     return view
                 await asyncio.sleep(_BEHIND_PAUSE_S)
         except grpc.RpcError as exc:
+            if view is not None:
+                return view
             error = error_of(exc, peer=f"monitor {address}")
             # That a monitor refuses to answer says nothing against the artifact.
             return error if isinstance(error, OperationalError) else UndecidedError(str(error))
@@ -91,7 +94,10 @@ class Monitors:
 
 
 def _is_far_enough(view: View, size: int) -> bool:
-    """Whether the view settles the question: it has evidence, or a head (unverified) of at least this size."""
-    if view.evidence:
+    """Whether asking again is of no use: there is evidence, a fault, or a head (unverified) of at least this size."""
+    if view.evidence or view.faults:
         return True
-    return view.head is not None and parse_checkpoint(view.head.text).size >= size
+    try:
+        return view.head is not None and parse_checkpoint(view.head.text).size >= size
+    except MalformedError:
+        return True  # as it will be said to be when it is verified

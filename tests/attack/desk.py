@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+import grpc
 
 from tests.processes import Finished, run_module
 from tests.unit.library.specimens import (
@@ -21,6 +24,7 @@ from tests.unit.library.specimens import (
 from treehead.keys import PrivateKey
 from treehead.policy import parse_policy
 from treehead.trust import parse_trust
+from treehead.wire import SERVER_OPTIONS
 from treehead_client.memory import Memory
 from treehead_client.verification import Verifier
 
@@ -41,6 +45,24 @@ def cosigned_now(age_s: int = 0) -> Mapping[str, int]:
 def fresh_proof(leaf: bytes = LEAF, *, age_s: int = 0) -> bytes:
     """The proof file of a leaf, cosigned so long ago."""
     return proof_file(leaf, checkpoint=head_of(tree_with(leaf), cosigned=cosigned_now(age_s)))
+
+
+@asynccontextmanager
+async def babbling(service: str, method: str) -> AsyncIterator[str]:
+    """The address of a peer that answers a method with bytes that are no message."""
+
+    async def answer(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        return b"\xff\xff\xff garbage"
+
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {method: grpc.unary_unary_rpc_method_handler(answer)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
 
 
 class Desk:

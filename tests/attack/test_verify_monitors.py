@@ -9,11 +9,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.attack.desk import DAY_S, Desk, cosigned_now, fresh_proof
+from tests.attack.desk import DAY_S, Desk, babbling, cosigned_now, fresh_proof
 from tests.unit.library.specimens import (
     INDEX,
     LEAF,
+    LOG,
     LOG_KEY,
+    ORIGIN,
     OTHER_LOG,
     SIZE,
     Tree,
@@ -23,8 +25,9 @@ from tests.unit.library.specimens import (
     signed_checkpoint,
     view_of,
 )
-from treehead.evidence import parse_evidence, verify_evidence
+from treehead.evidence import format_evidence, parse_evidence, verify_evidence
 from treehead.keys import format_vkey
+from treehead.note import Note, format_note, sign_text
 from treehead.tlogproof import format_proof
 from treehead.v1 import monitor_pb2
 from treehead.v1.monitor_pb2_grpc import MonitorServicer, add_MonitorServicer_to_server
@@ -141,6 +144,10 @@ async def test_a_bad_monitor_address_is_a_usage_error(desk: Desk, address: str) 
     assert "is not HOST:PORT" in done.stderr
 
 
+def sign_note(text: str) -> Note:
+    return Note(text=text, signatures=(sign_text(text, key=LOG, name=ORIGIN),))
+
+
 def misnumbered(sizes: list[int]) -> monitor_pb2.GetViewResponse:
     return view_to_wire(View(monitor="", head=head_of(grown(), cosigned={}), prefixes=()))
 
@@ -208,6 +215,70 @@ async def test_evidence_outweighs_that_other_monitors_are_behind_or_silent(desk:
         done = await desk.verify(*options, "--timeout-s", "1")
     assert done.exit_code == 4
     assert kept_evidence(done.stdout).startswith(b"treehead.dev/evidence@v1\n")
+
+
+async def test_a_monitor_whose_answer_is_no_message_leaves_it_undecided(desk: Desk) -> None:
+    async with babbling("treehead.v1.Monitor", "GetView") as address:
+        done = await desk.verify("--monitor", address)
+    assert (done.exit_code, done.stderr) == (3, "")
+    assert done.stdout.startswith("undecided ")
+    assert f"monitor {address} sent an answer that cannot be read" in done.stdout
+
+
+async def test_a_monitor_whose_answer_is_no_message_does_not_hide_what_another_proves(desk: Desk) -> None:
+    accuser = ScriptedMonitor(lambda sizes: view_to_wire(View(monitor="", head=None, evidence=(prefix_evidence(),))))
+    async with babbling("treehead.v1.Monitor", "GetView") as garbage, serving(accuser) as address:
+        done = await desk.verify("--monitor", garbage, "--monitor", address)
+    assert (done.exit_code, done.stderr) == (4, "")
+    assert kept_evidence(done.stdout) == format_evidence(prefix_evidence())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(monitor_pb2.GetViewResponse(head=b"garbage"), id="malformed_head"),
+        pytest.param(monitor_pb2.GetViewResponse(head=format_note(sign_note("no checkpoint\n"))), id="no_checkpoint"),
+        pytest.param(monitor_pb2.GetViewResponse(evidence=[b"garbage"]), id="malformed_evidence"),
+        pytest.param(monitor_pb2.GetViewResponse(prefixes=[monitor_pb2.Prefix(root=b"short")]), id="malformed_prefix"),
+        pytest.param(monitor_pb2.GetViewResponse(prefixes=[monitor_pb2.Prefix()] * 1_000), id="too_many_prefixes"),
+    ],
+)
+async def test_evidence_counts_beside_whatever_cannot_be_read(ask: Ask, answer: monitor_pb2.GetViewResponse) -> None:
+    answer.evidence.append(format_evidence(prefix_evidence()))
+    code, line = await ask((lambda sizes: answer,))
+    assert (code, line.split()[:2]) == (4, ["log", "misbehaved"])
+
+
+async def test_a_forked_head_counts_beside_evidence_that_cannot_be_read(ask: Ask) -> None:
+    def answer(sizes: list[int]) -> monitor_pb2.GetViewResponse:
+        response = follows(grown(forked_at=SIZE - 2))(sizes)
+        response.evidence.append(b"garbage")
+        return response
+
+    code, line = await ask((answer,))
+    assert (code, line.split()[:2]) == (4, ["log", "misbehaved"])
+
+
+async def test_an_answer_that_is_behind_counts_though_the_monitor_then_falls_silent(desk: Desk) -> None:
+    forked = ScriptedMonitor(follows(grown(size=SIZE - 1)), fall_silent)
+    other = ScriptedMonitor(follows(grown(size=SIZE - 1, forked_at=SIZE - 3)))
+    async with serving(forked) as address, serving(other) as other_address:
+        done = await desk.verify("--monitor", address, "--monitor", other_address, "--timeout-s", "1")
+    assert done.exit_code == 4, done
+
+
+def fall_silent(sizes: list[int]) -> monitor_pb2.GetViewResponse:
+    raise ConnectionError("no further answer")
+
+
+@pytest.mark.parametrize("size", [SIZE - 5, SIZE])
+async def test_two_heads_of_one_size_are_a_fork_though_their_monitors_prove_nothing_else(ask: Ask, size: int) -> None:
+    def bare(tree: Tree) -> Answer:
+        return lambda sizes: view_to_wire(View(monitor="", head=head_of(tree, cosigned={})))
+
+    code, line = await ask((bare(grown(size=size)),), (bare(grown(size=size, forked_at=size - 1)),), timeout_s=1)
+    assert (code, line.split()[:2]) == (4, ["log", "misbehaved"])
+    verify_evidence(parse_evidence(kept_evidence(line)), key=LOG_KEY)
 
 
 async def test_a_newer_head_at_a_monitor_shows_that_an_old_proof_is_current(desk: Desk, ask: Ask) -> None:

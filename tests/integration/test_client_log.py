@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.attack.desk import babbling
 from tests.processes import Finished, LogProcess, create_log, run_module
 from tests.unit.library.specimens import (
     LOG_KEY,
@@ -316,6 +317,28 @@ async def test_an_answer_that_proves_nothing_is_refused_and_nothing_written(
     assert signed.stderr.count("\n") == 1
     assert signed.stderr.removesuffix("\n").isprintable()
     assert contents(tmp_path) == before
+
+
+async def test_an_answer_that_is_no_message_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    async with babbling("treehead.v1.Log", "AddEntry") as address:
+        publisher = furnish(tmp_path, vkey=format_vkey(LOG_KEY), log=address)
+        wheel = publisher.file(WHEEL, b"wheel")
+        before = contents(tmp_path)
+        signed = await publisher.sign(wheel)
+    assert (signed.exit_code, signed.stdout) == (1, "")
+    assert (
+        "answered without proving that the entry is logged: it sent an answer that is not the message" in signed.stderr
+    )
+    assert signed.stderr.count("\n") == 1
+    assert contents(tmp_path) == before
+
+
+async def test_a_search_whose_answer_is_no_message_is_refused() -> None:
+    async with babbling("treehead.v1.Log", "FindEntries") as address:
+        found = await run_module("treehead_client", "find", f"sha256:{'0' * 64}", "--log", address)
+    assert (found.exit_code, found.stdout) == (1, "")
+    assert f"log {address} sent an answer that is not the message it should be" in found.stderr
+    assert "Traceback" not in found.stderr
 
 
 @pytest.mark.parametrize("lie", [lie for lie in LIES if lie != "another_logs_signature"])

@@ -386,6 +386,18 @@ def test_two_monitors_that_were_shown_different_trees_prove_a_fork() -> None:
     verify_evidence(parse_evidence(format_evidence(caught.value.evidence)), key=LOG_KEY)
 
 
+def test_two_heads_of_monitors_that_are_behind_prove_a_fork() -> None:
+    behind = tree_with(size=SIZE - 1)
+    forked = Tree([*(b"forked %d" % index for index in range(SIZE - 1))])
+    views = [replace(view_of(tree, sizes=[]), monitor=f"m{tree.size}") for tree in (behind, forked)]
+    for view in views:
+        with pytest.raises(UndecidedError):
+            verify(views=[view])
+    with pytest.raises(MisbehaviourError, match="to two monitors") as caught:
+        verify(views=views)
+    verify_evidence(parse_evidence(format_evidence(caught.value.evidence)), key=LOG_KEY)
+
+
 def test_one_monitor_behind_does_not_hide_what_another_proves() -> None:
     behind = view_of(tree_with(size=SIZE - 1), sizes=[])
     forked = view_of(tree_with(b"another leaf"), sizes=[SIZE])

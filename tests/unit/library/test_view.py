@@ -109,6 +109,23 @@ def test_proof_outweighs_whatever_else_is_wrong_with_a_view(view: View) -> None:
         check(view, HEAD, OLDER)
 
 
+def test_another_head_of_the_same_size_is_a_fork_without_any_proof() -> None:
+    with pytest.raises(MisbehaviourError) as caught:
+        check(View(monitor="m", head=head_of(THEIRS, size=12, cosigned={})))
+    verify_evidence(caught.value.evidence, key=LOG_KEY)
+
+
+def test_what_cannot_be_read_leaves_the_head_open_and_hides_no_proof() -> None:
+    with pytest.raises(UndecidedError, match="cannot be read: the reason"):
+        check(replace(HONEST, faults=("the reason",)))
+    with pytest.raises(UndecidedError, match="cannot be read: the reason"):
+        check(View(monitor="m", head=None, faults=("the reason",)))
+    for view in (FORKED, replace(HONEST, evidence=(same_size_evidence(),)), View(monitor="m", head=HONEST.head)):
+        with pytest.raises((MisbehaviourError, UndecidedError)) as caught:
+            check(replace(view, faults=("the reason",)))
+        assert isinstance(caught.value, MisbehaviourError) == (view.head != HONEST.head or bool(view.evidence))
+
+
 def with_prefix(**changes: object) -> View:
     prefix = replace(HONEST.prefixes[0], **changes)  # type: ignore[arg-type]
     return replace(HONEST, prefixes=(prefix, *HONEST.prefixes[1:]))
