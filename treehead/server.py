@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
-from collections.abc import Callable
-from typing import cast
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from treehead.display import printable
 from treehead.errors import UnavailableError, UsageError
-from treehead.wire import SERVER_OPTIONS, is_loopback, parse_address
+from treehead.wire import MESSAGE_BYTES_MAX, SERVER_OPTIONS, is_loopback, parse_address
+
+HEALTH_WATCHERS_MAX = 32
+REFLECTIONS_MAX = 16
+"""Streams that stay open for as long as their caller likes, of all that one server allows."""
 
 
 def check_listening_address(address: str, *, insecure: bool) -> None:
@@ -29,19 +35,91 @@ def check_listening_address(address: str, *, insecure: bool) -> None:
         )
 
 
+class _Health(health_pb2_grpc.HealthServicer):
+    """`grpc.health.v1` of a server that serves from its start to its end.
+
+    The one that comes with gRPC has no bound on its watchers, never ends them, and waits for the slowest of them.
+    """
+
+    def __init__(self, service_name: str) -> None:
+        self._services = {health.OVERALL_HEALTH, service_name}
+        self._watchers = 0
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Answer NOT_SERVING from now on, and end the watches with it."""
+        self._stopping.set()
+
+    async def Check(  # noqa: N802 -- the name in the contract
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "field service: this server has no such service")
+        return self._status(request.service)
+
+    async def Watch(  # noqa: N802 -- the name in the contract
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        if self._watchers >= HEALTH_WATCHERS_MAX:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._watchers} others watch already; ask with Check instead"
+            )
+        self._watchers += 1
+        context.add_done_callback(self._gone)
+        yield self._status(request.service)
+        await self._stopping.wait()
+        yield self._status(request.service)
+
+    def _gone(self, _: object) -> None:
+        self._watchers -= 1
+
+    def _status(self, service: str) -> health_pb2.HealthCheckResponse:
+        statuses = health_pb2.HealthCheckResponse
+        if service not in self._services:
+            return statuses(status=statuses.SERVICE_UNKNOWN)
+        return statuses(status=statuses.NOT_SERVING if self._stopping.is_set() else statuses.SERVING)
+
+
+class _Reflection(reflection.aio.ReflectionServicer):
+    """Server reflection for a bounded number of callers at a time."""
+
+    def __init__(self, service_names: tuple[str, ...]) -> None:
+        super().__init__(service_names)
+        self._callers = 0
+
+    async def ServerReflectionInfo(  # type: ignore[override] # noqa: N802 -- gRPC's own types say coroutine
+        self, request_iterator: AsyncIterator[reflection_pb2.ServerReflectionRequest], context: Any
+    ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
+        if self._callers >= REFLECTIONS_MAX:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._callers} others use reflection already")
+        self._callers += 1
+        context.add_done_callback(self._gone)
+        responses: Any = super().ServerReflectionInfo(request_iterator, context)
+        async for response in responses:
+            yield response
+
+    def _gone(self, _: object) -> None:
+        self._callers -= 1
+
+
 class Server:
     """A gRPC server of one service with `grpc.health.v1` and reflection. For one event loop.
 
-    Add the servicer to `grpc`, then `start`; on `stop`, calls under way get `drain_ms` to end.
+    Add the servicer to `grpc`, then `start`; on `stop`, calls under way get `drain_ms` to end. What callers can make it
+    hold is bounded by `calls_max` requests of `message_bytes_max` under way at once.
     """
 
-    def __init__(self, service_name: str, *, calls_max: int, drain_ms: int) -> None:
-        self.grpc = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=calls_max)
-        self._service_name = service_name
+    def __init__(
+        self, service_name: str, *, calls_max: int, drain_ms: int, message_bytes_max: int = MESSAGE_BYTES_MAX
+    ) -> None:
+        options = [*SERVER_OPTIONS, ("grpc.max_receive_message_length", message_bytes_max)]
+        self.grpc = grpc.aio.server(options=options, maximum_concurrent_rpcs=calls_max)
         self._drain_ms = drain_ms
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(cast("health.HealthServicer", self._health), self.grpc)
-        reflection.enable_server_reflection((service_name, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)
+        self._health = _Health(service_name)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        names = (service_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names), self.grpc)  # type: ignore[no-untyped-call]
+        _shorten_reports_of_grpc()
 
     async def start(self, address: str) -> str:
         """Listen on HOST:PORT; returns it with the port that port 0 became.
@@ -56,13 +134,31 @@ class Server:
                 f"cannot listen on {address}: it is in use, or not an address of this machine"
             ) from exc
         await self.grpc.start()
-        await self._health.set(self._service_name, health_pb2.HealthCheckResponse.SERVING)
         return f"{address.rpartition(':')[0]}:{port}"
 
     async def stop(self) -> None:
         """Say that it no longer serves, take no more calls, and let those under way end."""
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         await self.grpc.stop(self._drain_ms / 1_000)
+
+
+def _shorten_reports_of_grpc() -> None:
+    """Have gRPC report in one line what it meets, such as a request that is no message, instead of with a traceback.
+
+    Our servicers report their own defects; nothing of theirs comes through gRPC's logger.
+    """
+    logger = logging.getLogger("grpc._cython.cygrpc")
+    if _shorten not in logger.filters:
+        logger.addFilter(_shorten)
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    if record.exc_info:
+        error = record.exc_info[1]
+        record.msg, record.args = "a call failed in gRPC: %s (%s)", (record.getMessage(), printable(str(error)))
+        record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+        record.exc_info = record.exc_text = None
+    return True
 
 
 def stop_requested() -> asyncio.Event:

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import random
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 import pytest
@@ -21,6 +21,7 @@ from tests.unit.library.specimens import CONTENT, STRANGER, attestation_leaf, di
 from treehead.checkpoint import Checkpoint, open_checkpoint
 from treehead.keys import VerifierKey, parse_vkey
 from treehead.merkle import hash_leaf, root_from_inclusion, verify_consistency, verify_inclusion
+from treehead.server import HEALTH_WATCHERS_MAX, REFLECTIONS_MAX
 from treehead.statement import format_release_statement
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogStub
@@ -31,6 +32,8 @@ from treehead_logserver.datadir import DataDirectory, create_log
 
 if TYPE_CHECKING:
     from treehead.v1.log_pb2_grpc import LogAsyncStub
+
+_T = TypeVar("_T")
 
 DEADLINE_SECONDS = 30
 UINT64_MAX = 2**64 - 1
@@ -127,6 +130,17 @@ async def refused(code: grpc.StatusCode, *names: str) -> AsyncIterator[grpc.aio.
     assert all(name in details for name in names), details
     assert "\n" not in details
     assert "Traceback" not in details
+
+
+async def as_soon_as_there_is_room(call: Callable[[], Awaitable[_T]]) -> _T:
+    """What the call returns, once the log has learnt that others are gone, which it does in its own time."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            try:
+                return await call()
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise
 
 
 # --- adding ----------------------------------------------------------------------------------------------------------
@@ -311,11 +325,7 @@ async def test_watchers_have_a_bound_and_make_room_when_they_go(log: Log) -> Non
     async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "watch"):
         await watch()
     watches[0].cancel()
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while True:  # the log learns of it in its own time
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                watches[0] = await watch()
-                break
+    watches[0] = await as_soon_as_there_is_room(watch)
     for call in watches:
         call.cancel()
 
@@ -542,6 +552,78 @@ async def test_health_and_reflection_answer(log: Log) -> None:
     assert "treehead.v1.Log" in {service.name for service in response.list_services_response.service}
     await call.done_writing()
     call.cancel()
+
+
+async def test_health_watchers_have_a_bound_and_make_room_when_they_go(log: Log) -> None:
+    health: Any = health_pb2_grpc.HealthStub(log.channel)
+
+    async def watch() -> Any:
+        call = health.Watch(health_pb2.HealthCheckRequest(service="treehead.v1.Log"), timeout=DEADLINE_SECONDS)
+        assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVING
+        return call
+
+    watches = [await watch() for _ in range(HEALTH_WATCHERS_MAX)]
+    async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(HEALTH_WATCHERS_MAX)):
+        await watch()
+    await log.add(attestation_leaf())
+    watches[0].cancel()
+    watches[0] = await as_soon_as_there_is_room(watch)
+    for call in watches:
+        call.cancel()
+
+
+async def test_reflection_has_a_bound_and_makes_room(log: Log) -> None:
+    reflection: Any = reflection_pb2_grpc.ServerReflectionStub(cast("grpc.Channel", log.channel))
+
+    async def ask() -> Any:
+        call = reflection.ServerReflectionInfo(timeout=DEADLINE_SECONDS)
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        await call.read()
+        return call
+
+    calls = [await ask() for _ in range(REFLECTIONS_MAX)]
+    async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(REFLECTIONS_MAX)):
+        call = reflection.ServerReflectionInfo(timeout=DEADLINE_SECONDS)
+        await call.read()
+    calls[0].cancel()
+    calls[0] = await as_soon_as_there_is_room(ask)
+    for call in calls:
+        call.cancel()
+
+
+async def test_a_service_that_is_not_here_has_no_health(log: Log) -> None:
+    health: Any = health_pb2_grpc.HealthStub(log.channel)
+    request = health_pb2.HealthCheckRequest(service="another")
+    async with refused(grpc.StatusCode.NOT_FOUND, "field service"):
+        await health.Check(request, timeout=DEADLINE_SECONDS)
+    watch = health.Watch(request, timeout=DEADLINE_SECONDS)
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    watch.cancel()
+
+
+async def test_who_watches_health_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        async with started(tmp_path / "log", Limits(drain_ms=2_000 * DEADLINE_SECONDS)) as log:
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(log.address))
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE_SECONDS)
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await watch.read() is grpc.aio.EOF
+
+
+async def test_a_request_that_is_no_message_is_one_line_in_the_journal(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    call: Any = log.channel.unary_unary("/treehead.v1.Log/AddEntry")
+    with pytest.raises(grpc.aio.AioRpcError):
+        await call(b"\xff\xff\xff", timeout=DEADLINE_SECONDS)
+    (record,) = [record for record in caplog.records if record.name.startswith("grpc")]
+    assert record.levelname == "WARNING"
+    assert "/treehead.v1.Log/AddEntry" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert record.exc_info is None
+    await log.add(attestation_leaf())
 
 
 async def test_a_log_that_is_started_again_goes_on_where_it_was(tmp_path: Path) -> None:
