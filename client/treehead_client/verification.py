@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from treehead.errors import MisbehaviourError, StaleError, StorageError, TreeheadError, UnloggedError
+from treehead.errors import MisbehaviourError, StaleError, StorageError, TreeheadError, UnloggedError, UsageError
 from treehead.files import read_limited
 from treehead.note import parse_note
 from treehead.policy import Policy, SignedHead, verify_head
@@ -21,6 +20,7 @@ from treehead_client.terminal import say
 from treehead_client.verdict import Verdict
 
 if TYPE_CHECKING:
+    from treehead.keys import VerifierKey
     from treehead.view import View
     from treehead_client.monitor import Monitors
 
@@ -45,22 +45,22 @@ class Verifier:
     def verify(self, path: str, *, proof_path: str | None = None) -> Verdict:
         """The verdict on a file, by the proof beside it if no other is named. What was accepted is remembered."""
         now = time.time_ns() // _NANOSECONDS
-        artifact = None
+        artifact = head = None
         try:
             artifact = read_artifact(path)
-            verified = self._decide(artifact, _read_proof(proof_path or path + PROOF_SUFFIX), now=now)
+            proof = _read_proof(proof_path or path + PROOF_SUFFIX)
+            head = self._head_unverified(proof)
+            verified = self._decide(artifact, proof, head=head, now=now)
             self._remember(verified)
         except MisbehaviourError as exc:
-            return Verdict(
-                path=path, checked_at=now, artifact=artifact, error=exc, evidence_path=self._keep_evidence(exc)
-            )
+            kept = None if head is None else self._keep_evidence(exc, log=head.log)
+            return Verdict(path=path, checked_at=now, artifact=artifact, error=exc, evidence_path=kept)
         except TreeheadError as exc:
             return Verdict(path=path, checked_at=now, artifact=artifact, error=exc)
         names = () if self._monitors is None else self._monitors.addresses
         return Verdict(path=path, checked_at=now, artifact=artifact, verified=verified, monitors=names)
 
-    def _decide(self, artifact: ArtifactFile, proof: bytes, *, now: int) -> Verified:
-        head = self._head_unverified(proof)
+    def _decide(self, artifact: ArtifactFile, proof: bytes, *, head: SignedHead | None, now: int) -> Verified:
         remembered = None if head is None else self._memory.recall(head.log)
 
         def decide(views: Sequence[View] = ()) -> Verified:
@@ -100,9 +100,9 @@ class Verifier:
         except StorageError as exc:
             say(f"warning: this head will not be remembered: {exc}")
 
-    def _keep_evidence(self, error: MisbehaviourError) -> str | None:
+    def _keep_evidence(self, error: MisbehaviourError, *, log: VerifierKey) -> str | None:
         try:
-            return self._memory.keep_evidence(error.evidence)
+            return self._memory.keep_evidence(error.evidence, log=log)
         except StorageError as exc:
             say(f"warning: the evidence could not be kept: {exc}")
             return None
@@ -116,6 +116,9 @@ def _read_proof(path: str) -> bytes:
         TooLargeError: it is larger than any proof.
         UsageError: it cannot be read.
     """
-    if not os.access(path, os.F_OK):
-        raise UnloggedError(f"there is no proof {path}, so nothing says that it was ever logged")
-    return read_limited(path, bytes_max=PROOF_BYTES_MAX, what="proof")
+    try:
+        return read_limited(path, bytes_max=PROOF_BYTES_MAX, what="proof")
+    except UsageError as exc:
+        if isinstance(exc.__cause__, FileNotFoundError):
+            raise UnloggedError(f"there is no proof {path}, so nothing says that it was ever logged") from exc
+        raise

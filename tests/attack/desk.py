@@ -14,10 +14,12 @@ from tests.unit.library.specimens import (
     CONTENT,
     FILENAME,
     LEAF,
+    LOG_KEY,
     POLICY_FILE,
     PUBLISHER,
     WITNESSES,
     head_of,
+    prefix_evidence,
     proof_file,
     tree_with,
 )
@@ -84,6 +86,13 @@ class Desk:
         """Change one of the four files, by its name here; returns its path."""
         path: Path = getattr(self, name)
         change(path)
+        return path
+
+    def keep_evidence(self, content: bytes | None = None) -> Path:
+        """Evidence against the log, or this instead of it, is kept in the state; returns its path."""
+        path = Path(Memory(str(self.state)).keep_evidence(prefix_evidence(), log=LOG_KEY))
+        if content is not None:
+            path.write_bytes(content)
         return path
 
     def arguments(self, *files: Path) -> list[str | Path]:

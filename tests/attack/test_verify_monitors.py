@@ -196,6 +196,15 @@ async def test_a_log_that_showed_the_monitor_another_tree_is_caught(ask: Ask, si
     verify_evidence(parse_evidence(kept_evidence(line)), key=LOG_KEY)
 
 
+async def test_a_log_that_a_monitor_proved_a_liar_is_not_believed_offline_either(desk: Desk, ask: Ask) -> None:
+    assert (await desk.verify()).exit_code == 0
+    code, line = await ask((follows(grown(forked_at=SIZE - 2)),))
+    assert code == 4
+    done = await desk.verify()
+    assert (done.exit_code, done.stderr) == (4, "")
+    assert kept_evidence(done.stdout) == kept_evidence(line)
+
+
 async def test_two_monitors_that_were_shown_different_trees_catch_the_log(ask: Ask) -> None:
     code, line = await ask((follows(grown()),), (follows(grown(forked_at=SIZE)),))
     assert (code, line.split()[:2]) == (4, ["log", "misbehaved"])

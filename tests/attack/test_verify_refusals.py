@@ -189,6 +189,12 @@ async def test_a_missing_proof_is_undecided(desk: Desk) -> None:
     check_one_line(await desk.verify(), UNDECIDED, begins="undecided ", reason="nothing says that it was ever logged")
 
 
+async def test_a_proof_that_cannot_be_read_is_not_taken_for_none(desk: Desk) -> None:
+    desk.proof.unlink()
+    desk.proof.symlink_to(desk.proof.name)
+    check_one_line(await desk.verify(), USAGE, begins="treehead: cannot read proof ", reason=str(desk.proof))
+
+
 def flipped(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Every way to flip one of two bits of one byte, with the byte's place."""
     for at in range(len(data)):
@@ -399,6 +405,20 @@ async def test_a_log_that_takes_back_what_it_showed_is_caught(desk: Desk) -> Non
     assert checked.stdout.startswith(f"proven: log {ORIGIN} misbehaved: ")
 
 
+async def test_a_log_that_was_caught_is_not_believed_again(desk: Desk) -> None:
+    evidence = desk.keep_evidence()
+    for leaf in (LEAF, attestation_leaf(statement(version="1.1"))):
+        desk.proof.write_bytes(fresh_proof(leaf))
+        done = await desk.verify()
+        check_one_line(done, MISBEHAVED, begins="log misbehaved ", reason="as was proven earlier; evidence: ")
+        assert done.stdout.endswith(f"{evidence}\n")
+
+
+async def test_damaged_evidence_does_not_make_a_log_believed_again(desk: Desk) -> None:
+    evidence = desk.keep_evidence(b"")
+    check_one_line(await desk.verify(), UNDECIDED, begins="undecided ", reason=f"restore {evidence}")
+
+
 async def test_a_refused_head_is_not_remembered(desk: Desk) -> None:
     desk.artifact.write_bytes(b"")
     assert (await desk.verify()).exit_code == REFUSED
@@ -406,12 +426,18 @@ async def test_a_refused_head_is_not_remembered(desk: Desk) -> None:
 
 
 async def test_a_state_that_cannot_be_written_is_a_warning(desk: Desk) -> None:
-    desk.state.write_bytes(b"in the way")
+    desk.state.mkdir()
+    (desk.state / "lock").mkdir()
     done = await desk.verify()
     assert done.exit_code == VERIFIED
     assert done.stdout.startswith("verified ")
     assert done.stderr.startswith("treehead: warning: this head will not be remembered: ")
     assert done.stderr.count("\n") == 1
+
+
+async def test_a_state_that_cannot_be_read_is_not_taken_for_an_empty_one(desk: Desk) -> None:
+    desk.state.write_bytes(b"in the way")
+    check_one_line(await desk.verify(), UNDECIDED, begins="undecided ", reason="Not a directory")
 
 
 async def test_a_damaged_memory_is_not_forgotten_silently(desk: Desk) -> None:

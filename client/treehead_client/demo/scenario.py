@@ -164,7 +164,8 @@ class _Scenario:
         with self._tell.step("The victim asks a monitor before installing"):
             asking = ("--monitor", self._monitors[-1].address)
             self._verify(backdoored, *asking, exit_code=EXIT_MISBEHAVIOUR, says="log misbehaved")
-            self._tell.lesson("The client refuses, and keeps the evidence. This log will not be believed again.")
+            self._verify(backdoored, exit_code=EXIT_MISBEHAVIOUR, says="log misbehaved")
+            self._tell.lesson("The client keeps the evidence: this log will not be believed again, not even offline.")
 
     # --- what the actors do ---
 

@@ -1,14 +1,28 @@
 """The remembered head of a log: it only moves forward, whoever else is remembering at the same time."""
 
+import errno
+import fcntl
 import subprocess
 import sys
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from tests.unit.library.specimens import LOG_KEY, OTHER_LOG, OTHER_LOG_KEY, POLICY, Tree, forked_trees, head_of
+from tests.unit.library.specimens import (
+    LOG_KEY,
+    OTHER_LOG,
+    OTHER_LOG_KEY,
+    POLICY,
+    Tree,
+    forked_trees,
+    head_of,
+    prefix_evidence,
+    same_size_evidence,
+)
 from treehead.errors import MisbehaviourError, StorageError
-from treehead.evidence import parse_evidence, verify_evidence
+from treehead.evidence import format_evidence, parse_evidence, verify_evidence
 from treehead.keys import format_vkey
 from treehead.note import format_note
 from treehead.policy import SignedHead, verify_head
@@ -52,11 +66,74 @@ def test_same_size_other_root_is_a_fork(memory: Memory) -> None:
     memory.remember(signed_head(9, ours))
     with pytest.raises(MisbehaviourError) as caught:
         memory.remember(signed_head(9, theirs))
-    path = memory.keep_evidence(caught.value.evidence)
-    verify_evidence(parse_evidence(Path(path).read_bytes()), key=LOG_KEY)
     recalled = memory.recall(LOG_KEY)
     assert recalled is not None
     assert recalled.checkpoint.root == ours.root()
+    path = memory.keep_evidence(caught.value.evidence, log=LOG_KEY)
+    verify_evidence(parse_evidence(Path(path).read_bytes()), key=LOG_KEY)
+
+
+def test_evidence_once_kept_outweighs_all_that_its_log_shows_later(memory: Memory) -> None:
+    first, later = same_size_evidence(), prefix_evidence()
+    path = memory.keep_evidence(first, log=LOG_KEY)
+    assert memory.keep_evidence(later, log=LOG_KEY) == path
+    with pytest.raises(MisbehaviourError) as caught:
+        memory.recall(LOG_KEY)
+    assert caught.value.evidence == first
+    with pytest.raises(MisbehaviourError):
+        memory.remember(signed_head(7))
+    assert memory.recall(OTHER_LOG_KEY) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(format_evidence(same_size_evidence())[:-1], id="truncated"),
+        pytest.param(b"x" * 100_000, id="too_large"),
+        pytest.param(format_evidence(replace(same_size_evidence(), second=same_size_evidence().first)), id="no_fork"),
+    ],
+)
+def test_damaged_evidence_is_an_error_that_names_the_file(memory: Memory, content: bytes) -> None:
+    path = Path(memory.keep_evidence(same_size_evidence(), log=LOG_KEY))
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=path.name):
+        memory.recall(LOG_KEY)
+
+
+@pytest.mark.parametrize("kept", ["evidence", "head"])
+def test_only_what_does_not_exist_is_not_remembered(memory: Memory, kept: str) -> None:
+    directory = Path(memory.directory)
+    directory.mkdir(parents=True)
+    name = sha256(format_vkey(LOG_KEY).encode()).hexdigest()
+    path = directory / ("evidence" if kept == "evidence" else name)
+    assert memory.recall(LOG_KEY) is None
+    path.symlink_to(path.name)  # a loop: it is there, and cannot be read
+    with pytest.raises(StorageError, match=path.name):
+        memory.recall(LOG_KEY)
+
+
+def test_a_lock_that_others_hold_is_not_waited_for_without_end(memory: Memory) -> None:
+    memory.remember(signed_head(7))
+    with open(f"{memory.directory}/lock", "rb") as lock:  # noqa: PTH123 -- a file beside the heads
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match="another process has held"):
+            memory.remember(signed_head(9))
+    memory.remember(signed_head(9))
+    recalled = memory.recall(LOG_KEY)
+    assert recalled is not None
+    assert recalled.checkpoint.size == 9
+
+
+def test_a_file_system_without_locks_is_an_error_of_the_storage(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match="No locks available"):
+        memory.remember(signed_head(9))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", format_note(head_of(TREE, log=OTHER_LOG, cosigned={}))])
