@@ -33,6 +33,7 @@ from treehead_monitor.outbox import Outbox
 from treehead_monitor.service import MonitorService
 from treehead_monitor.source import GrpcSource
 from treehead_monitor.store import Recollection, Store
+from treehead_monitor.wire import GOSSIP_BYTES_MAX
 
 _LOG = logging.getLogger(__name__)
 
@@ -146,8 +147,13 @@ async def running_monitor(config: RunConfig) -> AsyncIterator[RunningMonitor]:
 
         for recollection in known.values():
             await driver.resume([*recollection.recent, *(parked.head for parked in recollection.parked)])
-        server = Server(SERVICE_NAME, calls_max=limits.calls_max, drain_ms=limits.drain_ms)
-        monitor_pb2_grpc.add_MonitorServicer_to_server(MonitorService(driver), server.grpc)
+        server = Server(
+            SERVICE_NAME, calls_max=limits.calls_max, drain_ms=limits.drain_ms, message_bytes_max=GOSSIP_BYTES_MAX
+        )
+        service = MonitorService(
+            driver, exchanges_max=limits.exchanges_max, exchanges_waiting_max=limits.exchanges_waiting_max
+        )
+        monitor_pb2_grpc.add_MonitorServicer_to_server(service, server.grpc)
         address = await server.start(config.grpc)
         stack.push_async_callback(server.stop)
         working = asyncio.create_task(_work(tasks), name="monitor")

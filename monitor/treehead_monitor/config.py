@@ -32,6 +32,8 @@ class Limits:
         tiles_max: expanded tiles in memory, of 41 KB each, over all logs.
         cosign_every_s: how old a cosignature of an unchanged head becomes before it is renewed.
         calls_max: calls to this monitor under way at once.
+        exchanges_max: of these, exchanges of gossip that are heard at once.
+        exchanges_waiting_max: exchanges that wait for that; further ones are refused.
         drain_ms: how long they may take to end when it stops.
     """
 
@@ -43,7 +45,9 @@ class Limits:
     rounds_max: int = 4
     tiles_max: int = 512
     cosign_every_s: int = 10
-    calls_max: int = 256
+    calls_max: int = 64
+    exchanges_max: int = 4
+    exchanges_waiting_max: int = 16
     drain_ms: int = 2_000
 
 

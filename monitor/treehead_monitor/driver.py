@@ -166,7 +166,7 @@ class Driver:
         """Take an event and all that follow from it; within a turn."""
         events = deque([event])
         while events:
-            # In a thread: hearing a peer may take dozens of signature checks.
+            # In a thread: evidence is made of signature checks.
             ready = await asyncio.to_thread(self._machine.step, events.popleft())
             await self._persist(ready.persist)
             for work in ready.compare:
@@ -352,9 +352,10 @@ class Driver:
         Raises:
             StorageError: our own disk failed.
         """
+        heard = await self._open(gossip, source)
 
         async def turn() -> Gossip:
-            await self._work_off(Heard(gossip=gossip, source=source, at_ms=self._now_ms()))
+            await self._work_off(heard)
             return self._machine.answer(gossip)
 
         return await self._take_turn(turn)
@@ -365,12 +366,17 @@ class Driver:
         Raises:
             StorageError: our own disk failed.
         """
+        heard = await self._open(gossip, peer)
 
         async def turn() -> Gossip | None:
-            await self._work_off(Heard(gossip=gossip, source=peer, at_ms=self._now_ms()))
+            await self._work_off(heard)
             return self._machine.follow_up(gossip)
 
         return await self._take_turn(turn)
+
+    async def _open(self, gossip: Gossip, source: str) -> Heard:
+        """Before a turn is taken, and in a thread: it takes dozens of signature checks, and holds up nothing."""
+        return await asyncio.to_thread(self._machine.open, gossip, source=source, at_ms=self._now_ms())
 
     # --- answering clients ---
 

@@ -36,9 +36,19 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """A peer sent a message, as a call or as the answer to one."""
+    """A peer sent a message, as a call or as the answer to one; `GossipMachine.open` took it apart.
 
-    gossip: Gossip
+    Attributes:
+        heads: those that are new, their signatures verified.
+        evidence: what is new and holds, and against which log.
+        evidence_ids: all evidence that was looked at.
+        faults: why items do not count.
+    """
+
+    heads: tuple[LogHead, ...] = ()
+    evidence: tuple[tuple[LogId, Evidence], ...] = ()
+    evidence_ids: tuple[EvidenceId, ...] = ()
+    faults: tuple[str, ...] = ()
     source: str
     at_ms: int
 

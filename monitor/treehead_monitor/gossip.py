@@ -57,9 +57,9 @@ from treehead_monitor.event import (
     Tick,
     Unpark,
 )
-from treehead_monitor.head import HeadDigest, LogHead, LogId, find_key, log_id, open_head
+from treehead_monitor.head import HeadDigest, LogHead, LogId, log_id, read_claim
 from treehead_monitor.memory import LogState, Memory, Parked, Recent
-from treehead_monitor.message import DIGESTS_MAX, EVIDENCE_MAX, NOTES_MAX, EvidenceId, Gossip, evidence_id
+from treehead_monitor.message import DIGESTS_MAX, EVIDENCE_MAX, NOTES_MAX, EvidenceId, Gossip, evidence_id, that_fit
 from treehead_monitor.suspicion import Doubt
 
 
@@ -182,10 +182,10 @@ class GossipMachine:
         for digest in wanted:
             log = self._heeded(digest.log)
             if log is not None and digest in log.parked:
-                notes[log.parked[digest].head.data] = None
+                notes[log.parked[digest].head.told] = None
             elif log is not None and log.head is not None:
-                notes[log.head.data] = None
-        return tuple(notes)[:NOTES_MAX]
+                notes[log.head.told] = None
+        return that_fit(notes, count_max=NOTES_MAX)
 
     def _wanted_evidence(self, ids: Iterable[EvidenceId]) -> tuple[EvidenceId, ...]:
         held = set(self._evidence_ids())
@@ -194,7 +194,63 @@ class GossipMachine:
 
     def _evidence_of(self, wanted: Iterable[EvidenceId]) -> tuple[bytes, ...]:
         held = {id_: data for log in self._logs.values() for id_, data in log.evidence.items()}
-        return tuple(held[id_] for id_ in dict.fromkeys(wanted) if id_ in held)[:EVIDENCE_MAX]
+        return that_fit((held[id_] for id_ in dict.fromkeys(wanted) if id_ in held), count_max=EVIDENCE_MAX)
+
+    # --- hearing: what of a message is new, and holds ---
+
+    def open(self, gossip: Gossip, *, source: str, at_ms: int) -> Heard:
+        """Take a peer's message apart and verify what is new in it; changes nothing.
+
+        This is what costs time, and anyone can cause it: it may run in a thread of its own while another one is in
+        `step`, since all it asks of what changes there is whether something is known.
+        """
+        faults: list[str] = []
+        heads = tuple(self._open_notes(gossip.notes[:NOTES_MAX], faults))
+        evidence_ids, evidence = [], []
+        for data in gossip.evidence[:EVIDENCE_MAX]:
+            if (id_ := evidence_id(data)) in self._refused or self._is_held(id_):
+                continue
+            evidence_ids.append(id_)
+            try:
+                evidence += self._open_evidence(data)
+            except (MalformedError, RefusedError, UnsupportedError) as exc:
+                faults.append(f"sent evidence that proves nothing: {exc}")
+        return Heard(
+            heads=heads,
+            evidence=tuple(evidence),
+            evidence_ids=tuple(evidence_ids),
+            faults=tuple(faults),
+            source=source,
+            at_ms=at_ms,
+        )
+
+    def _open_notes(self, notes: Iterable[bytes], faults: list[str]) -> Iterable[LogHead]:
+        keys, opened = [log.key for log in self._logs.values()], set[HeadDigest]()
+        for data in notes:
+            try:
+                claim = read_claim(data)
+                key = claim.find_key(keys)
+                if key is None:
+                    continue
+                digest, log = claim.digest(key), self._logs[log_id(key)]
+                # Before the signature is checked: copies, and what is no news, shall cost little.
+                if log.misbehaved or log.is_known(digest) or digest in opened:
+                    continue
+                yield claim.verify(key)
+                opened.add(digest)
+            except (MalformedError, RefusedError, UnsupportedError) as exc:
+                faults.append(f"sent a note that does not count: {exc}")
+
+    def _open_evidence(self, data: bytes) -> list[tuple[LogId, Evidence]]:
+        evidence = parse_evidence(data)
+        for id_, log in self._logs.items():
+            if evidence.first.by(log.key) is not None and len(log.evidence) < EVIDENCE_MAX:
+                verify_evidence(evidence, key=log.key)
+                return [(id_, evidence)]
+        return []
+
+    def _is_held(self, id_: EvidenceId) -> bool:
+        return any(id_ in log.evidence for log in self._logs.values())
 
     # --- judgement: what to make of what happened ---
 
@@ -207,10 +263,7 @@ class GossipMachine:
             case Seen():
                 self._see(event, work)
             case Heard():
-                for data in event.gossip.evidence[:EVIDENCE_MAX]:
-                    self._hear_evidence(data, event, work)
-                for data in event.gossip.notes[:NOTES_MAX]:
-                    self._hear_note(data, event, work)
+                self._hear(event, work)
             case Compared():
                 self._judge(event, work)
             case Advanced():
@@ -231,21 +284,19 @@ class GossipMachine:
             if self._has_room(log, event.head, work):
                 work.compare.append(Compare(head=event.head, source=LOG_SOURCE))
 
-    def _hear_note(self, data: bytes, event: Heard, work: _Work) -> None:
-        try:
-            key = find_key(data, keys=[log.key for log in self._logs.values()])
-            if key is None or self._logs[log_id(key)].misbehaved:
-                return
-            head = open_head(data, key=key)
-        except (MalformedError, RefusedError, UnsupportedError) as exc:
-            work.alert.append(PeerFault(peer=event.source, reason=f"sent a note that does not count: {exc}"))
-            return
-        log = self._logs[head.log]
-        staged = [comparison.head.digest for comparison in work.compare]
-        if log.is_known(head.digest) or head.digest in staged or not self._has_room(log, head, work):
-            return
-        work.persist.append(KeepNote(head=head, source=event.source, at_ms=event.at_ms))
-        work.compare.append(Compare(head=head, source=event.source))
+    def _hear(self, event: Heard, work: _Work) -> None:
+        work.alert.extend(PeerFault(peer=event.source, reason=reason) for reason in event.faults)
+        for id_, evidence in event.evidence:
+            self._accuse(id_, evidence, source=event.source, at_ms=event.at_ms, work=work, teller=event.source)
+        for evidence_id_ in event.evidence_ids:
+            if not self._is_held(evidence_id_):
+                self._refused.add(evidence_id_)
+        for head in event.heads:
+            log = self._logs[head.log]
+            # Asked again: the message was opened before this turn began.
+            if not log.misbehaved and not log.is_known(head.digest) and self._has_room(log, head, work):
+                work.persist.append(KeepNote(head=head, source=event.source, at_ms=event.at_ms))
+                work.compare.append(Compare(head=head, source=event.source))
 
     def _has_room(self, log: LogState, head: LogHead, work: _Work) -> bool:
         staged = sum(comparison.head.log == head.log for comparison in work.compare)
@@ -300,34 +351,20 @@ class GossipMachine:
             if parked.head.size <= event.head.size
         )
 
-    def _hear_evidence(self, data: bytes, event: Heard, work: _Work) -> None:
-        id_ = evidence_id(data)
-        if id_ in self._refused or any(id_ in log.evidence for log in self._logs.values()):
-            return
-        try:
-            evidence = parse_evidence(data)
-            keys = [log.key for log in self._logs.values() if evidence.first.by(log.key) is not None]
-            for key in keys[:1]:
-                self._accuse(
-                    log_id(key), evidence, source=event.source, at_ms=event.at_ms, work=work, teller=event.source
-                )
-        except (MalformedError, RefusedError, UnsupportedError) as exc:
-            work.alert.append(PeerFault(peer=event.source, reason=f"sent evidence that proves nothing: {exc}"))
-        if not any(id_ in log.evidence for log in self._logs.values()):
-            self._refused.add(id_)
-
     def _accuse(
         self, id_: LogId, evidence: Evidence, *, source: str, at_ms: int, work: _Work, teller: str | None = None
     ) -> None:
-        """Keep evidence that holds, and tell every peer but the one that told it to us.
+        """Keep evidence that is new, and tell it to every peer but the one in whose answer it came.
+
+        A peer that called us with it is told, too: a call does not say which of our peers it comes from.
 
         Raises:
             MalformedError, RefusedError, UnsupportedError: it proves nothing; nothing has changed.
         """
         log, data = self._logs[id_], format_evidence(evidence)
-        first, second = verify_evidence(evidence, key=log.key)
         if evidence_id(data) in log.evidence or len(log.evidence) >= EVIDENCE_MAX:
             return
+        first, second = verify_evidence(evidence, key=log.key)
         log.evidence[evidence_id(data)] = data
         log.misbehaved = True
         work.persist.append(

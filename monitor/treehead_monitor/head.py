@@ -6,20 +6,24 @@ Pure, like every module that `gossip` stands on.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import NamedTuple, NewType
 
 from treehead.checkpoint import Checkpoint, parse_checkpoint, verify_checkpoint
 from treehead.errors import TooLargeError
 from treehead.keys import VerifierKey, format_vkey
-from treehead.note import Note, parse_note
+from treehead.note import Note, format_note, parse_note
 
 LogId = NewType("LogId", bytes)
 """SHA-256 of a log's verifier key in text form: 32 bytes."""
 
 HEAD_BYTES_MAX = 65_536
 """A signed note with all its cosignatures: more than a checkpoint with twenty of the largest kind takes."""
+
+
+NOTE_KEPT_BYTES_MAX = 4_096
+"""A larger note is kept without its cosignatures: anyone can add lines, and our disk is not theirs to fill."""
 
 
 class HeadDigest(NamedTuple):
@@ -36,7 +40,7 @@ class LogHead:
 
     Attributes:
         note: the note with the log's signature line alone.
-        data: the note as it was received, byte for byte.
+        data: the note as it was received, byte for byte; `note` alone if that is more than 4 KiB.
     """
 
     log: LogId
@@ -53,6 +57,11 @@ class LogHead:
     def root(self) -> bytes:
         """The 32-byte root that the log signed."""
         return self.checkpoint.root
+
+    @property
+    def told(self) -> bytes:
+        """The note as it is told to peers: without lines that others added."""
+        return format_note(self.note)
 
     @property
     def digest(self) -> HeadDigest:
@@ -75,16 +84,38 @@ def open_head(data: bytes, *, key: VerifierKey) -> LogHead:
         SignatureError: it is another log's, or the signature does not verify.
         UnsupportedError: the key's signature type cannot be verified here.
     """
-    if len(data) > HEAD_BYTES_MAX:
-        raise TooLargeError(f"signed checkpoint is larger than {HEAD_BYTES_MAX} bytes")
-    note = parse_note(data)
-    checkpoint = verify_checkpoint(note, key=key)
-    signed = Note(text=note.text, signatures=tuple(line for line in note.signatures if line == note.by(key)))
-    return LogHead(log=log_id(key), checkpoint=checkpoint, note=signed, data=data)
+    return read_claim(data).verify(key)
 
 
-def find_key(data: bytes, *, keys: Iterable[VerifierKey]) -> VerifierKey | None:
-    """The one of `keys` by which a note claims to be signed, by origin and signature line; no signature is checked.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A note that says to be a log's head, before its signature is checked."""
+
+    note: Note
+    checkpoint: Checkpoint
+    data: bytes
+
+    def find_key(self, keys: Iterable[VerifierKey]) -> VerifierKey | None:
+        """The one of `keys` by which it claims to be signed, by origin and signature line."""
+        origin = self.checkpoint.origin
+        return next((key for key in keys if key.name == origin and self.note.by(key) is not None), None)
+
+    def digest(self, key: VerifierKey) -> HeadDigest:
+        """The digest of the head that it is if the log `key` signed it."""
+        return HeadDigest(log_id(key), self.checkpoint.size, self.checkpoint.root)
+
+    def verify(self, key: VerifierKey) -> LogHead:
+        """The head; raises as `open_head` does."""
+        checkpoint = verify_checkpoint(self.note, key=key)
+        signed = replace(
+            self.note, signatures=tuple(line for line in self.note.signatures if line == self.note.by(key))
+        )
+        data = self.data if len(self.data) <= NOTE_KEPT_BYTES_MAX else format_note(signed)
+        return LogHead(log=log_id(key), checkpoint=checkpoint, note=signed, data=data)
+
+
+def read_claim(data: bytes) -> Claim:
+    """Parse a note; no signature is checked.
 
     Raises:
         MalformedError: data is no signed checkpoint, or larger than one may be.
@@ -92,5 +123,4 @@ def find_key(data: bytes, *, keys: Iterable[VerifierKey]) -> VerifierKey | None:
     if len(data) > HEAD_BYTES_MAX:
         raise TooLargeError(f"signed checkpoint is larger than {HEAD_BYTES_MAX} bytes")
     note = parse_note(data)
-    origin = parse_checkpoint(note.text).origin
-    return next((key for key in keys if key.name == origin and note.by(key) is not None), None)
+    return Claim(note=note, checkpoint=parse_checkpoint(note.text), data=data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import NewType
@@ -18,6 +19,9 @@ NOTES_MAX = 64
 EVIDENCE_MAX = 16
 """So many files at most in one message, and against one log."""
 
+ITEMS_BYTES_MAX = 262_144
+"""So much of notes, and as much of evidence, is sent in one message; the rest when it is asked for again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gossip:
@@ -29,6 +33,18 @@ class Gossip:
     evidence_ids: tuple[EvidenceId, ...] = ()
     wanted_evidence: tuple[EvidenceId, ...] = ()
     evidence: tuple[bytes, ...] = field(default=(), repr=False)
+
+
+def that_fit(items: Iterable[bytes], *, count_max: int) -> tuple[bytes, ...]:
+    """The first of some notes or files that one message holds; at least one, which is never too large."""
+    fitting: list[bytes] = []
+    left = ITEMS_BYTES_MAX
+    for item in items:
+        left -= len(item)
+        if left < 0 or len(fitting) == count_max:
+            break
+        fitting.append(item)
+    return tuple(fitting)
 
 
 def evidence_id(data: bytes) -> EvidenceId:

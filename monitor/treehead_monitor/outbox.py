@@ -15,7 +15,7 @@ from treehead.wire import error_of, received
 from treehead_monitor.message import Gossip
 from treehead_monitor.peer import PeerRecord
 from treehead_monitor.source import channel_options
-from treehead_monitor.wire import gossip_from_wire, gossip_to_wire
+from treehead_monitor.wire import GOSSIP_BYTES_MAX, gossip_from_wire, gossip_to_wire
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,7 +57,9 @@ class Outbox:
         reconnect_ms: int,
     ) -> Self:
         """An outbox that connects when there is something to say, and again soon after a failure."""
-        channel = grpc.aio.insecure_channel(record.address, options=channel_options(reconnect_ms=reconnect_ms))
+        # Of two options of one name gRPC takes the first.
+        options = [("grpc.max_receive_message_length", GOSSIP_BYTES_MAX), *channel_options(reconnect_ms=reconnect_ms)]
+        channel = grpc.aio.insecure_channel(record.address, options=options)
         return cls(
             channel,
             record=record,

@@ -5,6 +5,7 @@ protos/treehead/v1/monitor.proto says what each call promises. Anyone may call; 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -59,11 +60,14 @@ class _Status(Exception):  # noqa: N818 -- it is the answer, not a fault of ours
 class MonitorService(monitor_pb2_grpc.MonitorServicer):
     """Answers for one monitor. Every error becomes a status with one sentence; nothing else gets out."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, *, exchanges_max: int, exchanges_waiting_max: int) -> None:
         self._monitor = monitor
+        self._hearing = asyncio.Semaphore(exchanges_max)
+        self._waiting = 0
+        self._waiting_max = exchanges_waiting_max
 
     async def Exchange(self, request: monitor_pb2.ExchangeRequest, context: Context) -> monitor_pb2.ExchangeResponse:
-        async with _answering(context):
+        async with _answering(context), self._hear_few():
             gossip = gossip_from_wire(request.gossip)
             answer = await self._monitor.hear_call(f"caller {context.peer()}", gossip)
             return monitor_pb2.ExchangeResponse(gossip=gossip_to_wire(answer))
@@ -85,6 +89,21 @@ class MonitorService(monitor_pb2_grpc.MonitorServicer):
             logs = [self._log(request.vkey)] if request.vkey else self._monitor.followed
             evidence = (item for log in logs for item in self._monitor.evidence(log))
             return monitor_pb2.GetEvidenceResponse(evidence=list(_that_fit(map(format_evidence, evidence))))
+
+    @contextlib.asynccontextmanager
+    async def _hear_few(self) -> AsyncIterator[None]:
+        """Hear few callers at once: however many there are, our own following and gossip have their turn soon."""
+        if self._hearing.locked() and self._waiting >= self._waiting_max:
+            raise _Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many monitors talk to this one; try again later")
+        self._waiting += 1
+        try:
+            await self._hearing.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._hearing.release()
 
     def _log(self, vkey: str) -> LogId:
         try:

@@ -12,6 +12,9 @@ from treehead.v1 import monitor_pb2
 from treehead_monitor.head import HEAD_BYTES_MAX, HeadDigest, LogId
 from treehead_monitor.message import DIGESTS_MAX, EVIDENCE_MAX, NOTES_MAX, EvidenceId, Gossip
 
+GOSSIP_BYTES_MAX = 1_048_576
+"""The largest message that a monitor accepts from others: what `message` allows in one takes less."""
+
 
 def gossip_to_wire(gossip: Gossip) -> monitor_pb2.Gossip:
     """A message as it is sent."""
@@ -61,8 +64,7 @@ def _ids(ids: Iterable[bytes], *, what: str) -> tuple[EvidenceId, ...]:
     return checked
 
 
-def _blobs(blobs: Iterable[bytes], *, what: str, count_max: int, bytes_max: int) -> tuple[bytes, ...]:
-    checked = tuple(blobs)
-    if len(checked) > count_max or any(len(blob) > bytes_max for blob in checked):
+def _blobs(blobs: Sequence[bytes], *, what: str, count_max: int, bytes_max: int) -> tuple[bytes, ...]:
+    if len(blobs) > count_max or any(len(blob) > bytes_max for blob in blobs):
         raise MalformedError(f"field gossip.{what} is not at most {count_max} items of at most {bytes_max} bytes")
-    return checked
+    return tuple(dict.fromkeys(blobs))

@@ -1,9 +1,11 @@
-"""A log that answers over gRPC with what it should not: always a suspicion, never proof, and gone once it is honest."""
+"""What a log, peer or caller should not send over gRPC: a suspicion or fault, never proof, and no harm to the rest."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +17,19 @@ from tests.processes import LogProcess, create_log
 from tests.unit.library.specimens import LOG_KEY, Tree
 from tests.unit.monitor.desk import desk, leaves
 from tests.unit.monitor.gossiper import LOG_ID, signed_head
+from treehead.encoding import parse_decimal
+from treehead.evidence import Evidence
 from treehead.keys import format_vkey
-from treehead.v1 import log_pb2
+from treehead.v1 import log_pb2, monitor_pb2, monitor_pb2_grpc
 from treehead.v1.log_pb2_grpc import LogServicer, add_LogServicer_to_server
+from treehead.view import View
 from treehead.wire import SERVER_OPTIONS
+from treehead_monitor.head import LogId
+from treehead_monitor.message import Gossip
+from treehead_monitor.service import MonitorService
 from treehead_monitor.source import GrpcSource
 from treehead_monitor.status import State
+from treehead_monitor.wire import GOSSIP_BYTES_MAX
 
 if TYPE_CHECKING:
     from treehead.v1.log_pb2_grpc import _ServicerContext as Context
@@ -231,3 +240,119 @@ async def test_a_fork_is_proven_at_both_though_the_log_refuses_one_monitor_the_e
                 assert await two.stop() == 4
             assert await one.stop() == 4
     assert one.evidence() == two.evidence() != []
+
+
+# --- floods ----------------------------------------------------------------------------------------------------------
+
+CALLERS = 100
+FLOODED_SECONDS_MAX = 10
+MEMORY_KB_MAX = 500_000
+
+
+def padded(data: bytes, *, mark: int) -> bytes:
+    """A genuine note with lines that anyone may add, 60 KB in all; another one for each mark."""
+    blob = b64encode(bytes(500)).decode()
+    return data + "".join(f"\u2014 {mark}.{at}.example {blob}\n" for at in range(85)).encode()
+
+
+async def flood(address: str, request: bytes) -> None:
+    """Call for ever, on a connection of its own."""
+    async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/treehead.v1.Monitor/Exchange")
+        while True:
+            with suppress(grpc.RpcError):
+                await call(request, timeout=5)
+
+
+def peak_kb(pid: int) -> int:
+    """The most memory that a process had; 0 where the system does not tell."""
+    with suppress(FileNotFoundError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next(parse_decimal(line.split()[1], what="VmHWM") for line in lines if line.startswith("VmHWM:"))
+    return 0
+
+
+async def test_a_monitor_that_is_flooded_with_genuine_heads_follows_its_log_all_the_same(
+    tmp_path: Path, lying_log: tuple[LyingLog, str]
+) -> None:
+    servicer, address = lying_log
+    servicer.size = VERIFIED
+    new_monitor(tmp_path / "monitor")
+    monitor = MonitorProcess(tmp_path / "monitor", logs=[(format_vkey(LOG_KEY), address)])
+    data = signed_head(servicer.tree, VERIFIED - 1).data
+    notes = [padded(data, mark=mark) for mark in range(15)]
+    gossip = monitor_pb2.Gossip(notes=notes)
+    request = monitor_pb2.ExchangeRequest(gossip=gossip).SerializeToString()
+    assert 800_000 < len(request) < GOSSIP_BYTES_MAX
+    async with monitor:
+        await monitor.says(f"verified to size {VERIFIED}")
+        flooding = [asyncio.create_task(flood(monitor.address, request)) for _ in range(CALLERS)]
+        try:
+            for size in range(VERIFIED + 1, SIZE + 1):
+                async with asyncio.timeout(FLOODED_SECONDS_MAX):
+                    servicer.size = size
+                    await monitor.says(f"verified to size {size}")
+        finally:
+            for task in flooding:
+                task.cancel()
+            await asyncio.gather(*flooding, return_exceptions=True)
+        assert peak_kb(monitor.pid) < MEMORY_KB_MAX
+        assert await monitor.stop() == 0
+    assert monitor.log().state is State.OK
+
+
+async def test_a_message_larger_than_gossip_needs_is_refused_unread(
+    tmp_path: Path, lying_log: tuple[LyingLog, str]
+) -> None:
+    _, address = lying_log
+    new_monitor(tmp_path / "monitor")
+    monitor = MonitorProcess(tmp_path / "monitor", logs=[(format_vkey(LOG_KEY), address)])
+    async with monitor:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await monitor.exchange(monitor_pb2.Gossip(notes=[bytes(60_000)] * 18))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class BusyMonitor:
+    """Hears no call to its end before `done` is set."""
+
+    followed: tuple[LogId, ...] = ()
+
+    def __init__(self) -> None:
+        self.heard = 0
+        self.done = asyncio.Event()
+
+    async def hear_call(self, source: str, gossip: Gossip) -> Gossip:
+        self.heard += 1
+        await self.done.wait()
+        return Gossip()
+
+    async def view(self, log: LogId, sizes: Sequence[int]) -> View | None:
+        return None
+
+    def evidence(self, log: LogId) -> Sequence[Evidence]:
+        return ()
+
+
+async def test_few_calls_are_heard_at_once_few_wait_and_the_rest_are_refused() -> None:
+    busy = BusyMonitor()
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    monitor_pb2_grpc.add_MonitorServicer_to_server(
+        MonitorService(busy, exchanges_max=2, exchanges_waiting_max=3), server
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = monitor_pb2_grpc.MonitorStub(channel)
+        calls = [asyncio.ensure_future(stub.Exchange(monitor_pb2.ExchangeRequest(), timeout=10)) for _ in range(9)]
+        refused, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        while len(refused) < 4:
+            more, _ = await asyncio.wait(set(calls) - refused, return_when=asyncio.FIRST_COMPLETED)
+            refused |= more
+        assert busy.heard == 2
+        busy.done.set()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    codes = [answer.code() for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+    assert codes == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 4
+    assert busy.heard == 5
+    await server.stop(None)

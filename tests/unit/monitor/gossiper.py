@@ -18,7 +18,6 @@ from treehead_monitor.event import (
     Compared,
     Event,
     Finding,
-    Heard,
     KeepEvidence,
     KeepNote,
     Park,
@@ -98,7 +97,7 @@ class Gossiper:
 
     def hear_gossip(self, gossip: Gossip, *, source: str = "peer") -> None:
         """A peer sends a message."""
-        self.run(Heard(gossip=gossip, source=source, at_ms=self.at_ms))
+        self.run(self.machine.open(gossip, source=source, at_ms=self.at_ms))
 
     def tick(self, *, later_ms: int = 0) -> None:
         """An interval begins."""

@@ -1,5 +1,7 @@
 """The rules of gossip, one by one, on the pure machine: what is persisted, judged, sent and said, and in what order."""
 
+from base64 import b64decode, b64encode
+
 import pytest
 
 from tests.unit.library.specimens import (
@@ -13,12 +15,22 @@ from tests.unit.library.specimens import (
 )
 from tests.unit.monitor.gossiper import LOG_ID, Gossiper, exchange, head_with_root, signed_head
 from treehead.evidence import Fork, format_evidence, verify_evidence
-from treehead.merkle import EMPTY_ROOT
+from treehead.merkle import EMPTY_ROOT, HASH_BYTES
 from treehead.note import format_note
-from treehead_monitor.event import Accused, Heard, KeepNote, Proven
+from treehead_monitor.event import Accused, KeepNote, Proven
 from treehead_monitor.gossip import Limits
+from treehead_monitor.head import HEAD_BYTES_MAX
 from treehead_monitor.memory import Memory
-from treehead_monitor.message import DIGESTS_MAX, EVIDENCE_MAX, NOTES_MAX, Gossip, evidence_id
+from treehead_monitor.message import (
+    DIGESTS_MAX,
+    EVIDENCE_MAX,
+    ITEMS_BYTES_MAX,
+    NOTES_MAX,
+    Gossip,
+    evidence_id,
+    that_fit,
+)
+from treehead_monitor.wire import GOSSIP_BYTES_MAX
 
 TREE = Tree(b"leaf %d" % index for index in range(40))
 SIZES = [(1, 2), (1, 3), (2, 3), (4, 8), (5, 8), (7, 13), (8, 9), (8, 16), (16, 40), (31, 32), (39, 40)]
@@ -482,7 +494,61 @@ def test_an_interval_calls_so_many_different_peers(peers: int, per_round: int, c
 
 def test_the_note_that_is_kept_is_the_one_that_came_byte_for_byte() -> None:
     data = format_note(signed_checkpoint(5, TREE.root(5), cosigned={"w1": 1}))
-    heard = Heard(gossip=Gossip(notes=(data,)), source="p", at_ms=7)
-    (kept,) = Gossiper(TREE).machine.step(heard).persist
+    machine = Gossiper(TREE).machine
+    (kept,) = machine.step(machine.open(Gossip(notes=(data,)), source="p", at_ms=7)).persist
     assert isinstance(kept, KeepNote)
     assert (kept.head.data, kept.source, kept.at_ms) == (data, "p", 7)
+
+
+def with_lines(data: bytes, *, bytes_: int, mark: str = "") -> bytes:
+    """A note with lines that anyone may add, of a size in all."""
+    lines, left = [], bytes_ - len(data)
+    for at in range(90):
+        name = f"{mark}padding{at}"
+        blob = b64encode(bytes(4) + bytes(left // 90 * 3 // 4)).decode()
+        lines.append(f"\u2014 {name} {blob}\n")
+    return data + "".join(lines).encode()
+
+
+def test_of_a_large_note_only_the_logs_own_line_is_kept() -> None:
+    head = signed_head(TREE, 5)
+    machine = Gossiper(TREE).machine
+    padded = with_lines(head.data, bytes_=60_000)
+    assert 50_000 < len(padded) < HEAD_BYTES_MAX
+    (kept,) = machine.step(machine.open(Gossip(notes=(padded,)), source="p", at_ms=7)).persist
+    assert isinstance(kept, KeepNote)
+    assert kept.head.data == head.data
+
+
+def test_a_note_is_told_without_the_lines_that_others_added() -> None:
+    head = signed_head(TREE, 9)
+    monitor = monitor_at(5)
+    monitor.hear_gossip(Gossip(notes=(with_lines(head.data, bytes_=3_000),)))
+    assert monitor.machine.answer(Gossip(wanted_notes=(head.digest,))).notes == (head.data,)
+
+
+def test_what_is_known_is_not_verified_again() -> None:
+    """A signature that does not verify would be a fault if it were looked at."""
+    monitor = monitor_at(9)
+    monitor.hear(signed_head(TREE, 20))
+    monitor.trace.clear()
+    for head in (signed_head(TREE, 9), signed_head(TREE, 20)):
+        text, _, line = head.data.rpartition(b" ")
+        other = b64encode(b64decode(line)[:-1] + b"x")
+        monitor.hear_gossip(Gossip(notes=(text + b" " + other + b"\n",)))
+    assert monitor.trace == []
+
+
+def test_copies_of_one_head_in_a_message_are_judged_once() -> None:
+    monitor = monitor_at(9)
+    data = signed_head(TREE, 7).data
+    monitor.hear_gossip(Gossip(notes=tuple(with_lines(data, bytes_=4_000, mark=f"{at}-") for at in range(8))))
+    assert monitor.trace == ["keep note 7 from peer", "compare 7"]
+
+
+def test_a_message_holds_no_more_notes_and_evidence_than_its_receiver_accepts() -> None:
+    items = [bytes([at]) * HEAD_BYTES_MAX for at in range(10)]
+    assert that_fit(items, count_max=16) == tuple(items[:4])
+    assert that_fit(items, count_max=2) == tuple(items[:2])
+    digests = 2 * DIGESTS_MAX * (HASH_BYTES * 2 + 20) + 2 * DIGESTS_MAX * (HASH_BYTES + 4)
+    assert 2 * ITEMS_BYTES_MAX + digests < GOSSIP_BYTES_MAX
