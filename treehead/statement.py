@@ -27,7 +27,12 @@ NAME_CHARS_MAX = 512
 UNNAMED_ECOSYSTEM = "unnamed"
 """Where trust rules find entries whose signature covers a digest only; no release may claim to be one."""
 
+PYPI = "pypi"
+"""Where a name has many spellings, of which only the normalised one is accepted (PEP 503)."""
+
 _ECOSYSTEM = re.compile(r"[a-z][a-z0-9.-]*")
+_PROJECT = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_PROJECT_SEPARATORS = re.compile(r"[-_.]+")
 _PURL_OCTETS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_~:")
 DIGEST_BYTES = {"sha256": 32, "sha512": 64}
 """The digest algorithms that are read from statements, and their lengths; others are ignored."""
@@ -45,8 +50,8 @@ class Subject:
 class Release:
     """The release predicate: which package version a file belongs to.
 
-    `ecosystem` is a package URL type, `name` the namespace and name with slashes between, `version` may be empty, and
-    `size` is in bytes.
+    `ecosystem` is a package URL type, `name` the namespace and name with slashes between (on PyPI, see
+    `normalise_project`), `version` may be empty, and `size` is in bytes.
     """
 
     purl: str
@@ -121,8 +126,12 @@ def _parse_release(fields: Fields) -> Release:
     fields.finish()
     if _ECOSYSTEM.fullmatch(release.ecosystem) is None or release.ecosystem == UNNAMED_ECOSYSTEM:
         raise MalformedError(f"field {fields.path('ecosystem')} is not a package URL type")
-    if any(segment.strip(" ") != segment or not segment for segment in release.name.split("/")):
-        raise MalformedError(f"field {fields.path('name')} has an empty part, or a space at the edge of one")
+    if any(segment.strip(" ") != segment or segment in ("", ".", "..") for segment in release.name.split("/")):
+        raise MalformedError(f"field {fields.path('name')} has a part that is empty or dots, or a space at its edge")
+    if release.ecosystem == PYPI and _PROJECT.fullmatch(release.name) is None:
+        raise MalformedError(
+            f"field {fields.path('name')} is not normalised as PyPI does: lower-case, with single hyphens (PEP 503)"
+        )
     if release.version.strip(" ") != release.version:
         raise MalformedError(f"field {fields.path('version')} begins or ends with a space")
     if release.purl != format_purl(ecosystem=release.ecosystem, name=release.name, version=release.version):
@@ -142,6 +151,23 @@ def _printable(fields: Fields, member: str) -> str:
     if len(text) > NAME_CHARS_MAX or not text.isprintable():
         raise MalformedError(f"field {fields.path(member)} is not up to {NAME_CHARS_MAX} printable characters")
     return text
+
+
+def normalise_project(name: str) -> str:
+    """A PyPI project's name in the spelling of which there is one a project (PEP 503)."""
+    return _PROJECT_SEPARATORS.sub("-", name).lower()
+
+
+def project_of(filename: str) -> str | None:
+    """The PyPI project, normalised, that the file name of a wheel or sdist says; None for other files.
+
+    Not checked: that the rest of the name is as it should be.
+    """
+    if filename.endswith(".whl"):
+        return normalise_project(filename.partition("-")[0])
+    if filename.endswith(".tar.gz"):
+        return normalise_project(filename.removesuffix(".tar.gz").rpartition("-")[0])
+    return None
 
 
 def format_purl(*, ecosystem: str, name: str, version: str) -> str:

@@ -6,9 +6,10 @@
     max_age = "14d"                              # optional: how old the newest witness's cosignature may be
 
 The rule with the longest match decides alone; what it does not allow is refused, and so is a name that no rule matches.
-There are no regular expressions and no code. Names are compared as they are signed, case and all. Two ecosystems are
-ours: `generic` for files without a package, and `unnamed` for entries whose signature covers a digest only (their name
-is `sha256:` and the digest).
+There are no regular expressions and no code. Names are compared as they are signed, case and all; names on PyPI are
+signed in their normalised form only (`acme-tool`), so a rule in another spelling is refused. Two ecosystems are ours:
+`generic` for files without a package, and `unnamed` for entries whose signature covers a digest only (their name is
+`sha256:` and the digest).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from treehead.encoding import parse_decimal, parse_utf8
 from treehead.errors import MalformedError, UntrustedError
 from treehead.keys import PublicKey, parse_public_key
+from treehead.statement import PYPI, normalise_project
 
 TRUST_BYTES_MAX = 1_048_576
 MAX_AGE_S_MAX = 36_500 * 86_400
@@ -123,6 +125,10 @@ def _parse_rule(table: object, *, where: str) -> Rule:
     pattern = _MATCH.fullmatch(_text(table.get("match"), where=f"{where}, key match"))
     if pattern is None or not (pattern["name"] or pattern["star"]):
         raise MalformedError(f"{where}, key match: expected ECOSYSTEM:NAME or ECOSYSTEM:PREFIX*")
+    if pattern["ecosystem"] == PYPI and normalise_project(pattern["name"]) != pattern["name"]:
+        raise MalformedError(
+            f"{where}, key match: names on PyPI are signed in their normalised form, lower-case and with single hyphens"
+        )
     signers = table.get("signers")
     if not isinstance(signers, list) or not signers:
         raise MalformedError(f"{where}, key signers: expected a list of at least one public key")

@@ -22,12 +22,13 @@ from treehead.errors import ArtifactError, MalformedError, MisbehaviourError, Qu
 from treehead.merkle import hash_leaf, verify_inclusion
 from treehead.note import parse_note
 from treehead.policy import Policy, SignedHead, check_quorum, verify_head
-from treehead.statement import UNNAMED_ECOSYSTEM, format_purl
+from treehead.statement import PYPI, UNNAMED_ECOSYSTEM, format_purl, project_of
 from treehead.tlogproof import parse_proof
 from treehead.trust import Name, Rule, Trust
 
 if TYPE_CHECKING:
     # Only monitors have views and only forks need evidence; a plain offline verification does not pay for either.
+    from treehead.statement import Release
     from treehead.view import View
 
 CLOCK_SKEW_S = 300
@@ -188,8 +189,16 @@ def _name_of(artifact: ArtifactFile, entry: Entry, *, purl: str | None) -> Name:
     if all(signed.name != artifact.filename for signed in matching):
         raise ArtifactError(f"the file is called {artifact.filename!r}, but was signed as {matching[0].name!r}")
     if entry.release is not None:
+        _check_project(artifact, entry.release)
         return Name(ecosystem=entry.release.ecosystem, name=entry.release.name)
     return Name(ecosystem="generic", name=artifact.filename)
+
+
+def _check_project(artifact: ArtifactFile, release: Release) -> None:
+    """Installers go by the file name: who may speak for one project must not bring a file that installs as another."""
+    project = project_of(artifact.filename)
+    if release.ecosystem == PYPI and project not in (None, release.name):
+        raise ArtifactError(f"the file's name is that of the project {project!r}, but it was signed as {release.purl}")
 
 
 def _is_same_bytes(artifact: ArtifactFile, signed: Artifact) -> bool:

@@ -8,13 +8,12 @@ from packageurl import PackageURL
 from packaging.utils import (
     InvalidSdistFilename,
     InvalidWheelFilename,
-    canonicalize_name,
     parse_sdist_filename,
     parse_wheel_filename,
 )
 
 from treehead.errors import UsageError
-from treehead.statement import Release, format_purl
+from treehead.statement import PYPI, Release, format_purl, normalise_project, project_of
 from treehead.verify import ArtifactFile
 
 _SDIST_SUFFIX = ".tar.gz"
@@ -50,6 +49,8 @@ def parse_purl(text: str) -> Package:
     if purl.qualifiers or purl.subpath:
         raise UsageError(f"{text!r} has qualifiers or a subpath, which say nothing about a whole file: leave them out")
     name = f"{purl.namespace}/{purl.name}" if purl.namespace else purl.name
+    if purl.type == PYPI:
+        name = normalise_project(name)  # package URLs leave the dots of `zope.interface`
     return Package(ecosystem=purl.type, name=name, version=purl.version or "")
 
 
@@ -58,10 +59,10 @@ def package_of(filename: str) -> Package:
     try:
         if filename.endswith(".whl"):
             wheel_name, version, _, _ = parse_wheel_filename(filename)
-            return Package(ecosystem="pypi", name=wheel_name, version=str(version))
+            return Package(ecosystem=PYPI, name=wheel_name, version=str(version))
         if filename.endswith(_SDIST_SUFFIX):
             sdist_name, version = parse_sdist_filename(filename)
-            return Package(ecosystem="pypi", name=canonicalize_name(sdist_name), version=str(version))
+            return Package(ecosystem=PYPI, name=sdist_name, version=str(version))
     except (InvalidWheelFilename, InvalidSdistFilename):
         pass
     return Package(ecosystem="generic", name=filename, version="")
@@ -76,6 +77,9 @@ def release_of(artifact: ArtifactFile, *, purl: str | None) -> Release:
     if not artifact.filename.isprintable():
         raise UsageError(f"the file name {artifact.filename!r} has characters that cannot be printed: rename the file")
     package = package_of(artifact.filename) if purl is None else parse_purl(purl)
+    project = project_of(artifact.filename)
+    if package.ecosystem == PYPI and project not in (None, package.name):
+        raise UsageError(f"the file name {artifact.filename!r} is that of the project {project!r}: not {package.purl}")
     return Release(
         purl=package.purl,
         ecosystem=package.ecosystem,

@@ -130,7 +130,7 @@ def leaf_of_kind(kind: str) -> bytes:
         ),
         pytest.param(lambda: fresh_proof(forged_leaf()), "signature does not verify", id="forged_signature"),
         pytest.param(
-            lambda: fresh_proof(attestation_leaf(statement(name="other"))),
+            lambda: fresh_proof(attestation_leaf(statement(ecosystem="npm", name="other"))),
             "no trust rule matches",
             id="wrong_namespace",
         ),
@@ -166,6 +166,16 @@ def leaf_of_kind(kind: str) -> bytes:
 async def test_a_proof_of_something_else_is_refused(desk: Desk, proof: Callable[[], bytes], reason: str) -> None:
     desk.proof.write_bytes(proof())
     check_one_line(await desk.verify(), REFUSED, begins="refused ", reason=reason)
+
+
+async def test_a_wheel_of_a_project_that_its_signer_may_not_speak_for_is_refused(desk: Desk) -> None:
+    wheel = desk.folder / "victim-1.0-py3-none-any.whl"
+    desk.artifact.rename(wheel)
+    desk.proof.write_bytes(fresh_proof(attestation_leaf(statement(filename=wheel.name))))
+    done = await desk.verify("--proof", desk.proof, files=(wheel,))
+    check_one_line(
+        done, REFUSED, begins="refused ", reason="that of the project 'victim', but it was signed as pkg:pypi/acme"
+    )
 
 
 async def test_the_proof_of_another_file_is_refused(desk: Desk) -> None:

@@ -18,6 +18,8 @@ def file(name: str) -> ArtifactFile:
         ("Acme_Tool-1.0.post1-1build-py3-none-any.whl", "pkg:pypi/acme-tool@1.0.post1"),
         ("torch-2.1+cu118-cp311-cp311-linux_x86_64.whl", "pkg:pypi/torch@2.1%2Bcu118"),
         ("acme_tool-1.0.tar.gz", "pkg:pypi/acme-tool@1.0"),
+        ("zope.interface-7.2.tar.gz", "pkg:pypi/zope-interface@7.2"),
+        ("Zope.Interface-7.2-py3-none-any.whl", "pkg:pypi/zope-interface@7.2"),
         ("linux.tar.gz", "pkg:generic/linux.tar.gz"),
         ("not-a-wheel.whl", "pkg:generic/not-a-wheel.whl"),
         ("model.safetensors", "pkg:generic/model.safetensors"),
@@ -35,6 +37,7 @@ def test_a_file_name_tells_the_package(filename: str, purl: str) -> None:
     [
         ("pkg:pypi/six@1.17.0", Package("pypi", "six", "1.17.0")),
         ("pkg:PyPI/Acme_Tool@1.0", Package("pypi", "acme-tool", "1.0")),
+        ("pkg:pypi/Zope._-Interface@7.2", Package("pypi", "zope-interface", "7.2")),
         ("pkg:npm/%40scope/name@2.0.0", Package("npm", "@scope/name", "2.0.0")),
         ("pkg:maven/org.example/lib@1.0-rc1", Package("maven", "org.example/lib", "1.0-rc1")),
         ("pkg:generic/tool", Package("generic", "tool", "")),
@@ -61,6 +64,12 @@ def test_a_package_url_in_any_spelling_has_one_meaning(text: str, package: Packa
 def test_what_is_no_package_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_purl(text)
+
+
+def test_a_wheel_of_one_project_is_not_signed_as_another() -> None:
+    with pytest.raises(UsageError, match="that of the project 'six'"):
+        release_of(file("six-1.17.0-py2.py3-none-any.whl"), purl="pkg:pypi/sixx@1.17.0")
+    assert release_of(file("checksums.txt"), purl="pkg:pypi/six@1.17.0").name == "six"
 
 
 def test_a_given_package_url_outweighs_the_file_name() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from packageurl import PackageURL
+from packaging.utils import canonicalize_name
 
 from tests.unit.library.specimens import CONTENT, FILENAME, digests, release, statement
 from treehead.errors import MalformedError, TooLargeError
@@ -17,7 +18,9 @@ from treehead.statement import (
     Subject,
     format_purl,
     format_release_statement,
+    normalise_project,
     parse_statement,
+    project_of,
 )
 
 SHA256 = digests(CONTENT)["sha256"].hex()
@@ -135,11 +138,21 @@ def test_a_bad_statement_is_refused_by_the_name_of_its_field(payload: bytes, fie
         pytest.param("py pi", "x", "1", "ecosystem", id="space_in_the_ecosystem"),
         pytest.param("3d", "x", "1", "ecosystem", id="ecosystem_begins_with_a_digit"),
         pytest.param("unnamed", "sha256:00", "", "ecosystem", id="release_that_claims_to_be_unnamed"),
-        pytest.param("pypi", "/x", "1", "name", id="leading_slash"),
-        pytest.param("pypi", "x/", "1", "name", id="trailing_slash"),
-        pytest.param("pypi", "a//b", "1", "name", id="empty_part"),
-        pytest.param("pypi", " x", "1", "name", id="leading_space"),
-        pytest.param("pypi", "a /b", "1", "name", id="space_before_a_slash"),
+        pytest.param("npm", "/x", "1", "name", id="leading_slash"),
+        pytest.param("npm", "x/", "1", "name", id="trailing_slash"),
+        pytest.param("npm", "a//b", "1", "name", id="empty_part"),
+        pytest.param("npm", ".", "1", "name", id="one_dot"),
+        pytest.param("npm", "a/../b", "1", "name", id="two_dots_between_slashes"),
+        pytest.param("npm", " x", "1", "name", id="leading_space"),
+        pytest.param("npm", "a /b", "1", "name", id="space_before_a_slash"),
+        pytest.param("pypi", "Acme", "1", "name", id="pypi_name_in_capitals"),
+        pytest.param("pypi", "acme_tool", "1", "name", id="pypi_name_with_an_underscore"),
+        pytest.param("pypi", "zope.interface", "1", "name", id="pypi_name_with_a_dot"),
+        pytest.param("pypi", "acme--tool", "1", "name", id="pypi_name_with_two_hyphens"),
+        pytest.param("pypi", "acme-", "1", "name", id="pypi_name_that_ends_with_a_hyphen"),
+        pytest.param("pypi", "acme/tool", "1", "name", id="pypi_name_with_a_namespace"),
+        pytest.param("pypi", "\u0430cme", "1", "name", id="pypi_name_with_a_foreign_letter"),
+        pytest.param("pypi", "acme\u0662", "1", "name", id="pypi_name_with_a_foreign_digit"),
         pytest.param("pypi", "x", " 1", "version", id="space_before_the_version"),
         pytest.param("pypi", "x", "1 ", "version", id="space_after_the_version"),
     ],
@@ -149,6 +162,28 @@ def test_a_name_that_package_urls_spell_in_two_ways_is_refused(
 ) -> None:
     with pytest.raises(MalformedError, match=rf"field statement\.predicate\.{field} "):
         parse_statement(statement(ecosystem=ecosystem, name=name, version=version))
+
+
+@pytest.mark.parametrize("name", ["Acme", "zope.interface", "a__b", "A.-_B", "-a", "x1"])
+def test_projects_are_normalised_as_the_reference_does(name: str) -> None:
+    assert normalise_project(name) == canonicalize_name(name)
+
+
+@pytest.mark.parametrize(
+    ("filename", "project"),
+    [
+        ("acme_tool-1.0-py3-none-any.whl", "acme-tool"),
+        ("Zope.Interface-7.2-1-cp311-cp311-linux_x86_64.whl", "zope-interface"),
+        ("acme-tool-1.0.tar.gz", "acme-tool"),
+        ("zope.interface-7.2.tar.gz", "zope-interface"),
+        ("nonsense.whl", "nonsense-whl"),
+        ("nonsense.tar.gz", ""),
+        ("acme-1.0.zip", None),
+        ("acme-1.0.whl.asc", None),
+    ],
+)
+def test_a_file_name_says_its_project(filename: str, project: str | None) -> None:
+    assert project_of(filename) == project
 
 
 def test_a_statement_without_bound_is_refused() -> None:

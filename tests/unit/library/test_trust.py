@@ -66,6 +66,14 @@ def test_a_star_inside_a_match_is_no_wildcard() -> None:
             rules(match)
 
 
+@pytest.mark.parametrize("match", ["pypi:Acme", "pypi:acme_*", "pypi:zope.interface", "pypi:acme--tool"])
+def test_a_rule_in_a_spelling_that_no_name_on_pypi_has_is_refused(match: str) -> None:
+    """It would match nothing, and leave its names to a wider rule."""
+    with pytest.raises(MalformedError, match="namespace 1, key match: names on PyPI"):
+        rules(match)
+    assert len(rules(match.replace("pypi", "generic")).rules) == 1
+
+
 @pytest.mark.parametrize(
     ("age", "seconds"),
     [("1s", 1), ("90s", 90), ("5m", 300), ("2h", 7_200), ("14d", 1_209_600), ("36500d", MAX_AGE_S_MAX)],

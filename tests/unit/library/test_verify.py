@@ -188,6 +188,12 @@ STEPS: list[tuple[str, type[TreeheadError], str, dict[str, Any]]] = [
         "digest",
         {"proof": proof_file(attestation_leaf(statement().replace(b"3105", b"0000")))},
     ),
+    (
+        "9_wheel_of_another_project",
+        ArtifactError,
+        "project 'acme-tool', but it was signed as pkg:pypi/acme-tool2@1.0",
+        {"proof": proof_file(attestation_leaf(statement(name="acme-tool2")))},
+    ),
     ("10_no_rule", UntrustedError, "no trust rule", {"trust": trust("pypi:other", PUBLISHER)}),
     ("10_wrong_signer", UntrustedError, "not among", {"proof": proof_file(attestation_leaf(signer=STRANGER))}),
     ("11_forged_signature", SignatureError, "envelope", {"proof": proof_file(FORGED_LEAF)}),
@@ -256,6 +262,33 @@ def test_a_file_without_a_package_is_named_by_its_name() -> None:
         verify(proof=proof_file(foreign_leaf("other", "another")))
     with pytest.raises(ArtifactError, match="names no package"):
         verify(proof=proof_file(foreign_leaf(FILENAME)), purl=PURL)
+
+
+@pytest.mark.parametrize(
+    ("filename", "ecosystem", "name", "accepted"),
+    [
+        ("Acme.Tool-1.0-py3-none-any.whl", "pypi", "acme-tool", True),
+        ("acme-tool-1.0.tar.gz", "pypi", "acme-tool", True),
+        ("acme_tool-1.0.zip", "pypi", "acme-tool", True),
+        ("other-1.0-py3-none-any.whl", "pypi", "acme-tool", False),
+        ("other-1.0.tar.gz", "pypi", "acme-tool", False),
+        ("other-1.0-py3-none-any.whl", "generic", "acme-tool", True),
+    ],
+)
+def test_a_wheel_or_sdist_of_one_project_is_not_accepted_as_another(
+    filename: str, ecosystem: str, name: str, accepted: bool
+) -> None:
+    leaf = attestation_leaf(statement(filename=filename, ecosystem=ecosystem, name=name))
+    how = {
+        "artifact": artifact(filename=filename),
+        "proof": proof_file(leaf),
+        "trust": trust(f"{ecosystem}:*", PUBLISHER),
+    }
+    if accepted:
+        assert verify(**how).name.name == name
+    else:
+        with pytest.raises(ArtifactError, match="project 'other'"):
+            verify(**how)
 
 
 def test_a_signature_over_a_digest_names_nothing_but_the_digest() -> None:
