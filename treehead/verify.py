@@ -54,6 +54,8 @@ class Verified:
         head: the checkpoint that the inclusion proof leads to.
         linked: whether the head remembered from earlier was shown to be consistent with `head`; None when none was.
         views: the monitors' heads, in the order in which the views were given.
+        witnessed_at: when the quorum (or, without a quorum, one witness) had last cosigned one of the heads, in POSIX
+            seconds; None if there was no such time.
     """
 
     entry: Entry
@@ -63,6 +65,7 @@ class Verified:
     head: SignedHead
     linked: bool | None
     views: tuple[SignedHead, ...]
+    witnessed_at: int | None
 
 
 def verify_artifact(
@@ -118,10 +121,19 @@ def verify_artifact(
     # 12: the monitors that were asked see the same tree, and hold nothing against the log.
     confirmed = _confirm(views, heads=[head] if remembered is None else [head, remembered], policy=policy)
     # 7, last: the rule says how old the head may be, and a monitor's head that extends it may be what shows its age.
-    _check_fresh([head, *confirmed], policy=policy, rule=rule, now=now)
+    witnessed_at = _check_fresh([head, *confirmed], policy=policy, rule=rule, now=now)
     if remembered is not None and confirmed:
         linked = True
-    return Verified(entry=entry, index=parsed.index, name=name, rule=rule, head=head, linked=linked, views=confirmed)
+    return Verified(
+        entry=entry,
+        index=parsed.index,
+        name=name,
+        rule=rule,
+        head=head,
+        linked=linked,
+        views=confirmed,
+        witnessed_at=witnessed_at,
+    )
 
 
 def _check_remembered(head: SignedHead, remembered: SignedHead | None) -> bool | None:
@@ -213,21 +225,34 @@ def _check_purl(entry: Entry, purl: str) -> None:
         raise ArtifactError(f"the entry is for {release.purl}, not for {purl}")
 
 
-def _check_fresh(heads: Sequence[SignedHead], *, policy: Policy, rule: Rule, now: int) -> None:
-    """Step 7: a quorum of cosignatures (or, without a quorum, one) is no older than the rule allows."""
-    if rule.max_age_s is None:
-        return
-    for head in heads:
-        fresh = {name for name, time_s in head.cosigned.items() if now - rule.max_age_s <= time_s <= now + CLOCK_SKEW_S}
-        try:
-            check_quorum(policy, fresh)
-        except QuorumError:
-            continue
-        if fresh:
-            return
-    times = [time_s for head in heads for time_s in head.cosigned.values()]
-    age = f"the newest is {now - max(times)} s old" if times else "no witness of the policy did"
+def _check_fresh(heads: Sequence[SignedHead], *, policy: Policy, rule: Rule, now: int) -> int | None:
+    """Step 7: when the quorum was last met, which is no longer ago than the rule allows."""
+    times = [time_s for head in heads if (time_s := _quorum_time(head, policy=policy, now=now)) is not None]
+    witnessed_at = max(times, default=None)
+    if rule.max_age_s is None or (witnessed_at is not None and now - rule.max_age_s <= witnessed_at):
+        return witnessed_at
+    age = (
+        f"enough did {now - witnessed_at} s ago" if witnessed_at is not None else "there is no time at which enough did"
+    )
     raise StaleError(
         f"too few witnesses cosigned the head within the {rule.max_age_s} s that rule {str(rule)!r} allows ({age}): "
         "get a newer proof"
     )
+
+
+def _quorum_time(head: SignedHead, *, policy: Policy, now: int) -> int | None:
+    """Since when a quorum's cosignatures are no older: the newest that meet it (or, without a quorum, the newest one).
+
+    Those of witnesses whose clocks are ahead of ours do not count.
+    """
+    counted: set[bytes] = set()
+    for name, time_s in sorted(head.cosigned.items(), key=lambda item: item[1], reverse=True):
+        if time_s > now + CLOCK_SKEW_S:
+            continue
+        counted.add(name)
+        try:
+            check_quorum(policy, counted)
+        except QuorumError:
+            continue
+        return time_s
+    return None

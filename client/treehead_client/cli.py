@@ -10,10 +10,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from argparse import ArgumentParser, HelpFormatter
+from argparse import Action, ArgumentError, ArgumentParser, HelpFormatter, Namespace
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from treehead import __version__
 from treehead.display import printable
@@ -28,11 +28,29 @@ _HELP_COLUMNS = 100
 """Fixed, because asking for the terminal's width imports modules that cost more than the verification."""
 
 
+class _StoreOnce(Action):
+    """Takes an option with a value once.
+
+    A second one may be the name of a file: in a folder with a file `--trust=evil.toml`, a shell's `*` is an option.
+    """
+
+    _is_given = False
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        if option_string is not None and self._is_given:
+            raise ArgumentError(self, "given twice; a file that is called so is named ./FILE")
+        self._is_given = True
+        setattr(namespace, self.dest, values)
+
+
 class Parser(ArgumentParser):
-    """Refuses arguments in one line."""
+    """Refuses arguments in one line, and options that are given twice where once is all they can count."""
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=_formatter)
+        self.register("action", None, _StoreOnce)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and end the program."""
@@ -55,6 +73,11 @@ def main() -> NoReturn:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line; returns the exit code. Whatever failed was said in one line on stderr."""
+    if sys.stderr is None:  # closed: nobody listens, which is no reason to fail
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 -- until the process ends
+    if sys.stdout is None:
+        say("cannot write the result: stdout is closed")
+        return EXIT_UNDECIDED
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure

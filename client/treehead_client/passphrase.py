@@ -22,7 +22,7 @@ def new_passphrase(path: str | None) -> bytes | None:
         UsageError: as `read_passphrase`, or the person typed two different ones.
     """
     passphrase = read_passphrase(path, environment=os.environ)
-    if passphrase is not None or not sys.stdin.isatty():
+    if passphrase is not None or not _is_attended():
         return passphrase
     typed = _ask("Passphrase for the new key (empty for none): ")
     if typed and _ask("The same again: ") != typed:
@@ -37,7 +37,7 @@ def passphrase_of(key_path: str, *, path: str | None) -> bytes | None:
         UsageError: as `read_passphrase`.
     """
     passphrase = read_passphrase(path, environment=os.environ)
-    if passphrase is not None or not sys.stdin.isatty():
+    if passphrase is not None or not _is_attended():
         return passphrase
     try:
         pem = read_limited(key_path, bytes_max=PRIVATE_KEY_BYTES_MAX, what="private key")
@@ -46,6 +46,11 @@ def passphrase_of(key_path: str, *, path: str | None) -> bytes | None:
     if not pem.startswith(_ENCRYPTED):
         return None
     return _ask(f"Passphrase of {printable(key_path)}: ")
+
+
+def _is_attended() -> bool:
+    """Whether there is a person to ask; stdin may be closed altogether."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _ask(prompt: str) -> bytes:

@@ -175,7 +175,6 @@ def _findings(verdict: Verdict, found: Verified, *, policy: Policy) -> dict[str,
     """What was verified, member by member."""
     checkpoint = found.head.checkpoint
     heads = (found.head, *found.views)
-    witnessed_at = max((time_s for head in heads for time_s in head.cosigned.values()), default=None)
     return {
         "namespace_rule": printable_name(str(found.rule)),
         "signer": str(found.entry.signer),
@@ -193,7 +192,7 @@ def _findings(verdict: Verdict, found: Verified, *, policy: Policy) -> dict[str,
             ),
         },
         "freshness": {
-            "age_s": None if witnessed_at is None else max(0, verdict.checked_at - witnessed_at),
+            "age_s": None if found.witnessed_at is None else max(0, verdict.checked_at - found.witnessed_at),
             "max_age_s": found.rule.max_age_s,
         },
         "monitors": [

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Callable, Iterator
@@ -345,6 +346,7 @@ async def test_an_output_that_cannot_show_a_character_is_no_failure(desk: Desk) 
     check_one_line(done, UNDECIDED, begins="undecided ", reason="m\\xf8ller.whl")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 async def test_a_verdict_that_nobody_can_read_is_no_success(desk: Desk) -> None:
     with open("/dev/full", "wb") as full:  # noqa: ASYNC230, PTH123 -- a device, opened at once
         process = await asyncio.create_subprocess_exec(
@@ -354,6 +356,27 @@ async def test_a_verdict_that_nobody_can_read_is_no_success(desk: Desk) -> None:
             _, stderr = await process.communicate()
     assert process.returncode == UNDECIDED
     assert stderr.decode() == "treehead: cannot write the result: No space left on device\n"
+
+
+def closed(command: list[str | Path], *, streams: str) -> subprocess.CompletedProcess[str]:
+    """Run the command by a shell that closes some of its streams, as in `>&-`."""
+    shell = ["sh", "-c", f'exec "$@" {streams}', "sh", sys.executable, "-m", "treehead_client", *map(str, command)]
+    return subprocess.run(shell, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_closed_stdout_is_said_and_no_success(desk: Desk) -> None:
+    done = closed(desk.arguments(), streams=">&-")
+    assert (done.returncode, done.stderr) == (UNDECIDED, "treehead: cannot write the result: stdout is closed\n")
+
+
+def test_a_closed_stderr_or_stdin_is_no_failure(desk: Desk) -> None:
+    done = closed(desk.arguments(), streams="2>&- <&-")
+    assert (done.returncode, done.stdout.split()[0]) == (VERIFIED, "verified")
+    desk.artifact.unlink()
+    assert closed(desk.arguments(), streams="2>&-").returncode == USAGE
+    made = closed(["keygen", "--out", desk.folder / "key"], streams="<&-")
+    assert made.returncode == VERIFIED, made.stderr
+    assert closed(desk.arguments(), streams=">&- 2>&-").returncode == UNDECIDED
 
 
 # --- several files, and other forms of the answer ---------------------------------------------------------------------
@@ -384,6 +407,7 @@ async def test_a_verdict_object_has_the_same_keys_whatever_it_says(desk: Desk) -
     assert verified["log"]["origin"] == ORIGIN
     assert verified["witnesses"] == {"quorum": "trusted", "valid": ["w1", "w2", "w3"]}
     assert verified["freshness"]["max_age_s"] == 14 * DAY_S
+    assert verified["freshness"]["age_s"] < DAY_S
     assert (refused["verdict"], refused["code"]) == ("contradicted", "E_ARTIFACT")
     assert refused["artifact"]["size"] == 0
     assert (unusable["verdict"], unusable["code"]) == ("unverifiable", "E_USAGE")
@@ -392,6 +416,26 @@ async def test_a_verdict_object_has_the_same_keys_whatever_it_says(desk: Desk) -
 async def test_one_proof_cannot_be_for_several_files(desk: Desk) -> None:
     done = await desk.verify("--proof", desk.proof, files=(desk.artifact, desk.artifact))
     check_one_line(done, USAGE, begins="treehead: --proof ", reason="one FILE")
+
+
+@pytest.mark.parametrize("option", ["--policy", "--trust", "--state", "--proof", "--purl", "--timeout-s"])
+async def test_an_option_given_twice_is_a_usage_error(desk: Desk, option: str) -> None:
+    """The second may be a file's name, which a hostile archive chose and the shell's `*` found."""
+    value = "1" if option == "--timeout-s" else "evil"
+    more = [option, value] if option in ("--proof", "--purl", "--timeout-s") else []
+    done = await desk.verify(*more, f"{option}={value}")
+    check_one_line(done, USAGE, begins="treehead verify: ", reason=f"argument {option}: given twice")
+
+
+@pytest.mark.parametrize("command", ["sign", "find"])
+async def test_no_command_takes_an_option_twice(command: str) -> None:
+    done = await run_module("treehead_client", command, "x", "--log", "127.0.0.1:9", "--log=127.0.0.1:9")
+    check_one_line(done, USAGE, begins=f"treehead {command}: ", reason="argument --log: given twice")
+
+
+async def test_a_proof_that_is_signed_with_a_key_given_twice_is_a_usage_error() -> None:
+    done = await run_module("treehead_client", "sign", "x", "--key", "k", "--key=k")
+    check_one_line(done, USAGE, begins="treehead sign: ", reason="argument --key: given twice")
 
 
 @pytest.mark.parametrize("purl", ["acme-tool", "pkg:pypi/acme-tool?arch=any", "pkg:pypi/acme-tool#sub"])

@@ -60,7 +60,8 @@ def verify(entry: Entry) -> None:
     Raises:
         SignatureError: it does not.
     """
-    assert entry.signed is not None  # noqa: S101 -- parse_spec sets it
+    if entry.signed is None:
+        raise SignatureError("field spec.envelope: the entry does not hold what was signed")
     try:
         entry.signer.verify(signature=entry.signature, message=entry.signed)
     except SignatureError as exc:

@@ -3,6 +3,7 @@
 import datetime
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -280,6 +281,11 @@ def certified(der: bytes, *, details: str = "PKIX_ECDSA_P256_SHA_256") -> bytes:
 
 CERTIFICATE_FIELD = r"field spec\.hashedRekordV002\.signature\.verifier\.x509Certificate\.rawBytes"
 CERTIFICATE = certificate(ISSUER)
+
+
+def test_an_attestation_put_together_without_what_was_signed_does_not_verify() -> None:
+    with pytest.raises(SignatureError, match="does not hold what was signed"):
+        verify_entry(replace(parse_entry(LEAF), signed=None))
 
 
 def test_a_certificate_stands_for_the_key_in_it() -> None:
