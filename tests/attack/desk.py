@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import grpc
 
-from tests.processes import Finished, run_module
+from tests.processes import EXIT_SECONDS_MAX, Finished, run_module
 from tests.unit.library.specimens import (
     CONTENT,
     FILENAME,
@@ -47,6 +48,18 @@ def cosigned_now(age_s: int = 0) -> Mapping[str, int]:
 def fresh_proof(leaf: bytes = LEAF, *, age_s: int = 0) -> bytes:
     """The proof file of a leaf, cosigned so long ago."""
     return proof_file(leaf, checkpoint=head_of(tree_with(leaf), cosigned=cosigned_now(age_s)))
+
+
+@asynccontextmanager
+async def ended(process: asyncio.subprocess.Process, *, seconds_max: float = EXIT_SECONDS_MAX) -> AsyncIterator[None]:
+    """A process that has so long to end in, and is killed if it has not, whatever goes wrong in the block."""
+    try:
+        async with asyncio.timeout(seconds_max):
+            yield
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
 
 
 @asynccontextmanager

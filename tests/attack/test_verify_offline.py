@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attack.desk import Desk
+from tests.attack.desk import Desk, ended
 from tests.processes import run_module
 
 # Any event of the socket module ends the process.
@@ -60,7 +60,7 @@ async def guarded(*arguments: str | Path) -> tuple[int | None, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", GUARDED, *map(str, arguments), stdout=PIPE, stderr=PIPE
     )
-    async with asyncio.timeout(30):
+    async with ended(process):
         stdout, stderr = await process.communicate()
     return process.returncode, stdout.decode(), stderr.decode()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attack.desk import DAY_S, Desk, cosigned_now, fresh_proof, trust_file
+from tests.attack.desk import DAY_S, Desk, cosigned_now, ended, fresh_proof, trust_file
 from tests.processes import Finished, run_module
 from tests.unit.library.specimens import (
     CONTENT,
@@ -255,7 +255,7 @@ async def test_garbage_is_read_in_little_memory_or_not_at_all(desk: Desk, garbag
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", MEASURED, *map(str, desk.arguments()), stdout=PIPE, stderr=PIPE
     )
-    async with asyncio.timeout(30):
+    async with ended(process):
         stdout, stderr = await process.communicate()
     lines = (stdout + stderr).decode().splitlines()
     peak_kib = int(lines.pop().removeprefix("peak "))
@@ -352,7 +352,7 @@ async def test_a_verdict_that_nobody_can_read_is_no_success(desk: Desk) -> None:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "treehead_client", *map(str, desk.arguments()), stdout=full, stderr=PIPE
         )
-        async with asyncio.timeout(30):
+        async with ended(process):
             _, stderr = await process.communicate()
     assert process.returncode == UNDECIDED
     assert stderr.decode() == "treehead: cannot write the result: No space left on device\n"

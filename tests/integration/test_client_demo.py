@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.attack.desk import ended
+
 DEMO_S_MAX = 60
 
 
@@ -48,7 +50,7 @@ async def start(temporary: Path, **environment: str) -> asyncio.subprocess.Proce
 
 async def test_the_demonstration_plays_to_its_end(tmp_path: Path) -> None:
     process = await start(tmp_path)
-    async with asyncio.timeout(DEMO_S_MAX):
+    async with ended(process, seconds_max=DEMO_S_MAX):
         output, errors = await process.communicate()
     assert process.returncode == 0, output.decode() + errors.decode()
     assert errors == b""
@@ -63,9 +65,13 @@ async def test_the_demonstration_plays_to_its_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_an_interrupted_demonstration_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
-    process = await start(tmp_path)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it is in a shell's background job, and inherited
+    try:
+        process = await start(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
-    async with asyncio.timeout(DEMO_S_MAX):
+    async with ended(process, seconds_max=DEMO_S_MAX):
         # The log and a monitor are running when the second server says that it listens.
         listening = 0
         while listening < 2:
@@ -88,7 +94,7 @@ async def test_a_step_that_goes_wrong_ends_the_demonstration(tmp_path: Path) -> 
     temporary.mkdir()
     path = os.pathsep.join(filter(None, [str(broken), os.environ.get("PYTHONPATH")]))
     process = await start(temporary, PYTHONPATH=path)
-    async with asyncio.timeout(DEMO_S_MAX):
+    async with ended(process, seconds_max=DEMO_S_MAX):
         _, errors = await process.communicate()
     assert process.returncode == 1
     assert errors.decode() == "treehead: step 2 of the demonstration went wrong: expected exit code 0\n"

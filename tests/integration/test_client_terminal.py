@@ -7,6 +7,7 @@ import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
+from tests.attack.desk import ended
 from tests.unit.library.specimens import LOG_KEY
 from treehead.keyfile import read_private_key
 from treehead.keys import format_vkey
@@ -27,7 +28,7 @@ async def talk(*arguments: str | Path, dialogue: list[tuple[str, str]]) -> tuple
     assert process.stdin is not None
     assert process.stdout is not None
     shown = ""
-    async with asyncio.timeout(TALK_S_MAX):
+    async with ended(process, seconds_max=TALK_S_MAX):
         for prompt, answer in dialogue:
             while not shown.endswith(prompt):
                 data = await process.stdout.read(4_096)

@@ -23,7 +23,7 @@ def run(arguments: Namespace) -> int:
     """Play the story; returns only if every step of it ended as it should."""
     if importlib.util.find_spec("aiosqlite") is None:
         raise UsageError("the demo runs a log and monitors: install treehead[log,monitor]")
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell's background job ignores SIGINT
         signal.signal(number, _interrupt)
     began = time.perf_counter()
     narrator = Narrator()
