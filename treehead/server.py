@@ -112,8 +112,8 @@ class Server:
     def __init__(
         self, service_name: str, *, calls_max: int, drain_ms: int, message_bytes_max: int = MESSAGE_BYTES_MAX
     ) -> None:
-        options = [*SERVER_OPTIONS, ("grpc.max_receive_message_length", message_bytes_max)]
-        self.grpc = grpc.aio.server(options=options, maximum_concurrent_rpcs=calls_max)
+        options = {**dict(SERVER_OPTIONS), "grpc.max_receive_message_length": message_bytes_max}
+        self.grpc = grpc.aio.server(options=list(options.items()), maximum_concurrent_rpcs=calls_max)
         self._drain_ms = drain_ms
         self._health = _Health(service_name)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)

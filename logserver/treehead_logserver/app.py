@@ -93,7 +93,12 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
         committing = asyncio.create_task(sequencer.run(), name="sequencer")
         stack.push_async_callback(_finish_commits, sequencer, committing, limits.drain_ms)
 
-        server = Server(SERVICE_NAME, calls_max=limits.calls_max, drain_ms=limits.drain_ms)
+        server = Server(
+            SERVICE_NAME,
+            calls_max=limits.calls_max,
+            drain_ms=limits.drain_ms,
+            message_bytes_max=limits.message_bytes_max,
+        )
         service = LogService(
             vkey=vkey,
             limits=limits,

@@ -12,9 +12,16 @@ from treehead.server import check_listening_address
 class Limits:
     """The bounds of one server process.
 
+    What callers can make it hold without our taking it up is bounded by `calls_max` times `message_bytes_max`, 3 GiB,
+    of which they have to send each byte. What they do not take from it is bounded by `readers_max` and `finders_max`
+    times a chunk or page, 32 MiB, and about four times that with the copies of SQLite, protobuf and gRPC. Such calls
+    keep their place until the caller takes the answer or its connection ends (`treehead.wire.SERVER_OPTIONS`); together
+    with all other streams they have at most half of the places.
+
     Attributes:
+        message_bytes_max: bytes in one request; a batch of 1,024 entries of 2 KB each fits.
         batch_entries_max: entries in one AddEntries call.
-        find_entries_max: entries in one page of FindEntries; with the largest entries a page still fits a message.
+        find_entries_max, page_bytes_max: entries, and bytes of entries, in one page of FindEntries.
         chunk_entries_max, chunk_bytes_max: entries, and bytes of entries, in one message of GetEntries.
         commit_entries_max, commit_bytes_max: entries, and bytes of entries, in one transaction (one batch always fits).
         queue_entries_max, queue_bytes_max: entries, and bytes of entries, that wait to be checked; as many again may
@@ -23,15 +30,18 @@ class Limits:
         admission_entries_max: entries that such a thread takes at a time.
         tiles_max: expanded tiles in memory, of 41 KB each.
         calls_max: calls under way at once.
-        watchers_max: of these, calls of WatchCheckpoints.
+        watchers_max, readers_max, finders_max: of these, calls of WatchCheckpoints, of GetEntries and of FindEntries.
+        write_ms: how long the caller of a stream may take to make room for one message.
         retry_ms: after how long a submitter who found the log busy should come again.
         drain_ms: how long calls under way may take to end when the server stops.
     """
 
+    message_bytes_max: int = 2_097_152
     batch_entries_max: int = 1_024
     find_entries_max: int = 64
+    page_bytes_max: int = 262_144
     chunk_entries_max: int = 1_024
-    chunk_bytes_max: int = 1_048_576
+    chunk_bytes_max: int = 262_144
     commit_entries_max: int = 4_096
     commit_bytes_max: int = 16_777_216
     queue_entries_max: int = 16_384
@@ -39,8 +49,11 @@ class Limits:
     admission_threads: int = 1
     admission_entries_max: int = 64
     tiles_max: int = 1_024
-    calls_max: int = 4_096
-    watchers_max: int = 1_024
+    calls_max: int = 1_536
+    watchers_max: int = 512
+    readers_max: int = 64
+    finders_max: int = 64
+    write_ms: int = 30_000
     retry_ms: int = 100
     drain_ms: int = 5_000
 

@@ -6,6 +6,7 @@ the size of the log before anything else sees it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -55,6 +56,29 @@ def _out_of_range(message: str) -> _Status:
     return _Status(grpc.StatusCode.OUT_OF_RANGE, message)
 
 
+class _Places:
+    """The places of one kind of call, each taken until gRPC is done with the call: its answer is ours till then."""
+
+    def __init__(self, count_max: int, *, doing: str) -> None:
+        self._count_max = count_max
+        self._doing = doing
+        self._taken = 0
+
+    def take(self, context: Context) -> None:
+        """Give the call a place.
+
+        Raises:
+            BusyError: there is none left.
+        """
+        if self._taken >= self._count_max:
+            raise BusyError(f"{self._taken} others {self._doing} this log already, and it allows no more")
+        self._taken += 1
+        context.add_done_callback(self._leave)  # type: ignore[arg-type] # its type is no protocol
+
+    def _leave(self, _: Context) -> None:
+        self._taken -= 1
+
+
 class LogService(log_pb2_grpc.LogServicer):
     """Answers from the parts of one log. Every error becomes a status with one sentence; nothing else gets out."""
 
@@ -75,7 +99,9 @@ class LogService(log_pb2_grpc.LogServicer):
         self._heads = heads
         self._prover = prover
         self._storage = storage
-        self._watchers = 0
+        self._watchers = _Places(limits.watchers_max, doing="watch")
+        self._readers = _Places(limits.readers_max, doing="read entries of")
+        self._finders = _Places(limits.finders_max, doing="look for entries in")
         self._info = log_pb2.GetLogInfoResponse(
             origin=vkey.name,
             vkey=format_vkey(vkey),
@@ -122,20 +148,15 @@ class LogService(log_pb2_grpc.LogServicer):
     ) -> log_pb2.GetCheckpointResponse:
         return log_pb2.GetCheckpointResponse(checkpoint=self._heads.newest.checkpoint)
 
-    async def WatchCheckpoints(
+    async def WatchCheckpoints(  # type: ignore[override] # see _write
         self, request: log_pb2.WatchCheckpointsRequest, context: Context
-    ) -> AsyncIterator[log_pb2.WatchCheckpointsResponse]:
+    ) -> None:
         async with self._answering(context):
-            if self._watchers >= self._limits.watchers_max:
-                raise BusyError(f"{self._watchers} others watch this log already, and it allows no more")
-            self._watchers += 1
-            try:
-                head: Head | None = self._heads.newest
-                while head is not None:
-                    yield log_pb2.WatchCheckpointsResponse(checkpoint=head.checkpoint)
-                    head = await self._heads.after(head.size)
-            finally:
-                self._watchers -= 1
+            self._watchers.take(context)
+            head: Head | None = self._heads.newest
+            while head is not None:
+                await self._write(context, log_pb2.WatchCheckpointsResponse(checkpoint=head.checkpoint))
+                head = await self._heads.after(head.size)
             raise _Status(grpc.StatusCode.UNAVAILABLE, "the log is shutting down; watch it again later")
 
     # --- proofs ------------------------------------------------------------------------------------------------------
@@ -191,9 +212,9 @@ class LogService(log_pb2_grpc.LogServicer):
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    async def GetEntries(
+    async def GetEntries(  # type: ignore[override] # see _write
         self, request: log_pb2.GetEntriesRequest, context: Context
-    ) -> AsyncIterator[log_pb2.GetEntriesResponse]:
+    ) -> None:
         async with self._answering(context):
             size = self._heads.newest.size
             index, end = request.first_index, request.end_index if request.HasField("end_index") else size
@@ -203,9 +224,10 @@ class LogService(log_pb2_grpc.LogServicer):
                 raise _out_of_range(f"field first_index is {index}; the log has {size} entries")
             if index > end:
                 raise _invalid(f"field first_index is {index}, which is beyond end_index {end}")
+            self._readers.take(context)
             while index < end:
                 leaves = await self._read_leaves(index, min(end, index + self._limits.chunk_entries_max))
-                yield log_pb2.GetEntriesResponse(first_index=index, leaves=leaves)
+                await self._write(context, log_pb2.GetEntriesResponse(first_index=index, leaves=leaves))
                 index += len(leaves)
 
     async def FindEntries(self, request: log_pb2.FindEntriesRequest, context: Context) -> log_pb2.FindEntriesResponse:
@@ -217,6 +239,7 @@ class LogService(log_pb2_grpc.LogServicer):
                 raise _invalid(
                     f"field digest has {len(request.digest)} bytes; a {request.algorithm} digest has {length}"
                 )
+            self._finders.take(context)
             head = self._heads.newest
             indices = await self._storage.find_digest(
                 Digest(request.algorithm, request.digest),
@@ -224,17 +247,16 @@ class LogService(log_pb2_grpc.LogServicer):
                 end_index=head.size,
                 count_max=self._limits.find_entries_max + 1,
             )
-            page = indices[: self._limits.find_entries_max]
-            return log_pb2.FindEntriesResponse(
-                entries=[await self._found(index, head) for index in page],
-                checkpoint=head.checkpoint,
-                more=len(indices) > len(page),
-            )
-
-    async def _found(self, index: int, head: Head) -> log_pb2.FoundEntry:
-        (leaf,) = await self._read_leaves(index, index + 1)
-        hashes = await self._prover.prove_inclusion(index=index, size=head.size, head=head)
-        return log_pb2.FoundEntry(leaf=leaf, leaf_index=index, hashes=hashes)
+            page: list[log_pb2.FoundEntry] = []
+            room_bytes = self._limits.page_bytes_max
+            for index in indices[: self._limits.find_entries_max]:
+                (leaf,) = await self._read_leaves(index, index + 1)
+                room_bytes -= len(leaf)
+                if page and room_bytes < 0:
+                    break
+                hashes = await self._prover.prove_inclusion(index=index, size=head.size, head=head)
+                page.append(log_pb2.FoundEntry(leaf=leaf, leaf_index=index, hashes=hashes))
+            return log_pb2.FindEntriesResponse(entries=page, checkpoint=head.checkpoint, more=len(indices) > len(page))
 
     async def _read_leaves(self, index: int, end: int) -> list[bytes]:
         leaves = await self._storage.read_leaves(
@@ -246,6 +268,20 @@ class LogService(log_pb2_grpc.LogServicer):
 
     async def GetLogInfo(self, request: log_pb2.GetLogInfoRequest, context: Context) -> log_pb2.GetLogInfoResponse:
         return self._info
+
+    async def _write(self, context: Context, message: object) -> None:
+        """Send one message of a stream; a caller who takes nothing for `write_ms` is answered no further.
+
+        Streams are coroutines that write, which gRPC takes as well as generators, though its types do not know it: what
+        a generator yields has no deadline.
+        """
+        try:
+            async with asyncio.timeout(self._limits.write_ms / 1_000):
+                await context.write(message)
+        except TimeoutError:
+            raise _Status(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"the last message was not taken within {self._limits.write_ms} ms"
+            ) from None
 
     # --- errors ------------------------------------------------------------------------------------------------------
 

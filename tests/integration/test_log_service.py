@@ -25,7 +25,7 @@ from treehead.server import HEALTH_WATCHERS_MAX, REFLECTIONS_MAX
 from treehead.statement import format_release_statement
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogStub
-from treehead.wire import CHANNEL_OPTIONS, MESSAGE_BYTES_MAX
+from treehead.wire import CHANNEL_OPTIONS
 from treehead_logserver.app import running_log
 from treehead_logserver.config import Limits, ServeConfig
 from treehead_logserver.datadir import DataDirectory, create_log
@@ -252,10 +252,10 @@ async def test_the_largest_entry_is_not_too_large(log: Log) -> None:
 
 async def test_a_message_that_is_too_large_is_resource_exhausted(log: Log) -> None:
     options = [("grpc.max_send_message_length", -1)]
-    request = log_pb2.AddEntryRequest(leaf=bytes(MESSAGE_BYTES_MAX + 1))
+    request = log_pb2.AddEntryRequest(leaf=bytes(LIMITS.message_bytes_max + 1))
     async with (
         grpc.aio.insecure_channel(log.address, options=options) as channel,
-        refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(MESSAGE_BYTES_MAX)),
+        refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(LIMITS.message_bytes_max)),
     ):
         await LogStub(channel).AddEntry(request, timeout=DEADLINE_SECONDS)
 
@@ -502,6 +502,100 @@ async def test_pages_of_found_entries_neither_overlap_nor_skip(log: Log) -> None
     assert found == versions
     assert pages == 3
     assert list((await log.find("sha256", digests(CONTENT)["sha256"], first_index)).entries) == []
+
+
+async def test_a_page_of_found_entries_has_a_bound_in_bytes(tmp_path: Path) -> None:
+    versions = [
+        attestation_leaf(format_release_statement(release(version=f"1.{number}"), digests=digests(CONTENT)))
+        for number in range(7)
+    ]
+    async with started(tmp_path / "log", Limits(page_bytes_max=3 * len(versions[0]))) as log:
+        await log.add_all(*versions)
+        first = await log.find("sha256", digests(CONTENT)["sha256"])
+        second = await log.find("sha256", digests(CONTENT)["sha256"], 3)
+        third = await log.find("sha256", digests(CONTENT)["sha256"], 6)
+    pages = (first, second, third)
+    assert [[entry.leaf for entry in page.entries] for page in pages] == [versions[:3], versions[3:6], versions[6:]]
+    assert [page.more for page in pages] == [True, True, False]
+
+
+async def test_an_entry_larger_than_a_page_is_a_page(tmp_path: Path) -> None:
+    async with started(tmp_path / "log", Limits(page_bytes_max=1)) as log:
+        await log.add(attestation_leaf())
+        (found,) = (await log.find("sha256", digests(CONTENT)["sha256"])).entries
+        assert found.leaf == attestation_leaf()
+
+
+class Hoarder:
+    """A caller who begins calls on a connection of its own, with little room for answers, and takes none of them."""
+
+    def __init__(self, address: str) -> None:
+        options = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
+        self.channel = grpc.aio.insecure_channel(address, options=options)
+        self.stub = LogStub(self.channel)
+
+    async def __aenter__(self) -> Hoarder:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close()
+
+    async def read(self) -> grpc.aio.UnaryStreamCall[log_pb2.GetEntriesRequest, log_pb2.GetEntriesResponse]:
+        call = self.stub.GetEntries(log_pb2.GetEntriesRequest(), timeout=DEADLINE_SECONDS)
+        await call.initial_metadata()  # the first message is on its way
+        return call
+
+
+def large_leaves(count: int) -> list[bytes]:
+    """Entries of 60 KB that differ, all of one artifact."""
+    leaves = []
+    for number in range(count):
+        payload = format_release_statement(release(version=f"1.{number}"), digests=digests(CONTENT))
+        leaves.append(attestation_leaf(payload[:-1] + b" " * (45_000 - len(payload)) + payload[-1:]))
+    return leaves
+
+
+async def test_readers_who_take_nothing_have_a_bound_and_leave_the_log_to_others(tmp_path: Path) -> None:
+    leaves = large_leaves(60)
+    limits = Limits(readers_max=2, chunk_bytes_max=1_000_000)
+    async with started(tmp_path / "log", limits) as log:
+        await log.add_all(*leaves[:30])
+        await log.add_all(*leaves[30:])
+        async with Hoarder(log.address) as hoarder:
+            calls = [await hoarder.read() for _ in range(limits.readers_max)]
+            async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "read entries"):
+                await log.entries(0)
+            await log.add(hashedrekord_leaf())
+            calls[0].cancel()
+            messages = await as_soon_as_there_is_room(lambda: log.entries(0, 60))
+            assert [leaf for message in messages for leaf in message.leaves] == leaves
+
+
+async def test_a_reader_who_takes_nothing_in_time_is_answered_no_further(tmp_path: Path) -> None:
+    leaves = large_leaves(120)
+    async with started(tmp_path / "log", Limits(write_ms=50, chunk_bytes_max=1_000_000)) as log:
+        for at in range(0, len(leaves), 30):
+            await log.add_all(*leaves[at : at + 30])
+        call = log.stub.GetEntries(log_pb2.GetEntriesRequest(), timeout=DEADLINE_SECONDS)
+        await call.initial_metadata()
+        await asyncio.sleep(0.5)  # to take nothing for a while is what this is about, no wait for a condition
+        async with refused(grpc.StatusCode.DEADLINE_EXCEEDED, "50 ms"):
+            async for _ in call:
+                pass
+
+
+async def test_lookups_have_a_bound_until_their_answers_are_taken(tmp_path: Path) -> None:
+    digest = digests(CONTENT)["sha256"]
+    async with started(tmp_path / "log", Limits(finders_max=2, retry_ms=250)) as log:
+        await log.add_all(*large_leaves(5))
+        outcomes = await asyncio.gather(*(log.find("sha256", digest) for _ in range(20)), return_exceptions=True)
+        busy = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
+        assert 0 < len(busy) < 20
+        for error in busy:
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert ("grpc-retry-pushback-ms", "250") in list(error.trailing_metadata() or ())
+        for _ in range(5):
+            assert (await as_soon_as_there_is_room(lambda: log.find("sha256", digest))).entries
 
 
 async def test_what_nobody_logged_is_not_found(filled: Log) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from treehead.errors import UsageError
+from treehead.server import HEALTH_WATCHERS_MAX, REFLECTIONS_MAX
 from treehead.tile import ENTRY_BYTES_MAX
 from treehead.wire import MESSAGE_BYTES_MAX
 from treehead_logserver.config import Limits, ServeConfig
@@ -32,7 +33,19 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 
 def test_the_largest_page_and_chunk_fit_a_message() -> None:
     limits = Limits()
-    assert limits.find_entries_max * (ENTRY_BYTES_MAX + 64 * 34 + 32) + 65_536 < MESSAGE_BYTES_MAX
+    assert limits.page_bytes_max + limits.find_entries_max * (64 * 34 + 32) + 65_536 < MESSAGE_BYTES_MAX
     assert limits.chunk_bytes_max + limits.chunk_entries_max * 8 + ENTRY_BYTES_MAX < MESSAGE_BYTES_MAX
     assert limits.batch_entries_max <= limits.commit_entries_max
-    assert MESSAGE_BYTES_MAX <= limits.commit_bytes_max <= limits.queue_bytes_max
+    assert limits.message_bytes_max <= limits.commit_bytes_max <= limits.queue_bytes_max
+
+
+def test_the_longest_batch_of_ordinary_entries_fits_a_message() -> None:
+    limits = Limits()
+    assert limits.batch_entries_max * 2_000 < limits.message_bytes_max <= MESSAGE_BYTES_MAX
+
+
+def test_calls_that_can_be_held_open_leave_half_of_the_places_to_others() -> None:
+    limits = Limits()
+    held = limits.watchers_max + limits.readers_max + limits.finders_max + HEALTH_WATCHERS_MAX + REFLECTIONS_MAX
+    assert held <= limits.calls_max // 2
+    assert limits.calls_max - held >= 512
