@@ -77,7 +77,10 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True, kw_only=True)
 class FollowedLog:
-    """What the driver holds of one log; `head`, `history` and `cosigned` change together, with no wait in between."""
+    """What the driver holds of one log; `head` and `history` change together, with no wait in between.
+
+    `cosigned` follows them: it is of the same head, or of one before it.
+    """
 
     key: VerifierKey
     history: History
@@ -116,6 +119,7 @@ class Driver:
         self._broken: StorageError | None = None
         self._stopped = asyncio.Event()
         self._faulty: set[str] = set()
+        self._is_clock_doubted = False
 
     # --- turns ---
 
@@ -257,13 +261,13 @@ class Driver:
     async def advance(self, head: LogHead, *, edge: RightEdge, tiles: Mapping[TileId, bytes]) -> None:
         async def turn() -> None:
             log, at_ms = self._logs[head.log], self._now_ms()
-            cosigned = None if self._machine.is_misbehaved(head.log) else self._cosign(head, log)
-            await self._store.advance(head, edge=edge, tiles=tiles, cosigned=cosigned, at_ms=at_ms)
+            await self._store.advance(head, edge=edge, tiles=tiles, at_ms=at_ms)
             log.head = head
             log.history.advance(edge)
-            log.cosigned = cosigned or log.cosigned
-            _LOG.info("log %s: verified to size %d", log.key.name, head.size)
+            # Before it is cosigned: a head that waited for this one may contradict it.
             await self._work_off(Advanced(head=head, at_ms=at_ms))
+            await self._cosign(head, log)
+            _LOG.info("log %s: verified to size %d", log.key.name, head.size)
 
         await self._take_turn(turn)
 
@@ -271,17 +275,29 @@ class Driver:
         followed = self._logs[log]
 
         async def turn() -> None:
-            if followed.head is not None and not self._machine.is_misbehaved(log):
-                cosigned = self._cosign(followed.head, followed)
-                await self._store.keep_cosigned(log, cosigned)
-                followed.cosigned = cosigned
+            if followed.head is not None:
+                await self._cosign(followed.head, followed)
 
-        last = followed.cosigned
-        if last is None or self._now_ms() // 1_000 - last.timestamp >= self._cosign_every_s:
+        last, now_s = followed.cosigned, self._now_ms() // 1_000
+        if last is not None and now_s < last.timestamp and not self._is_clock_doubted:
+            self._is_clock_doubted = True
+            _LOG.warning(
+                "the clock is %d s behind our last cosignature of log %s: it is wrong now, or was wrong then; "
+                "until it has caught up, cosignatures keep that time",
+                last.timestamp - now_s,
+                followed.key.name,
+            )
+        # One of a smaller head: a crash came before the cosignature.
+        is_behind = last is None or (followed.head is not None and last.size < followed.head.size)
+        if last is None or is_behind or now_s - last.timestamp >= self._cosign_every_s:
             await self._take_turn(turn)
 
-    def _cosign(self, head: LogHead, log: FollowedLog) -> Cosigned:
-        return self._cosigner.cosign(head, last=log.cosigned, now_s=self._now_ms() // 1_000)
+    async def _cosign(self, head: LogHead, log: FollowedLog) -> None:
+        """Cosign a verified head, unless misbehaviour is proven; within a turn."""
+        if not self._machine.is_misbehaved(head.log):
+            cosigned = self._cosigner.cosign(head, last=log.cosigned, now_s=self._now_ms() // 1_000)
+            await self._store.keep_cosigned(head.log, cosigned)
+            log.cosigned = cosigned
 
     async def accuse(self, log: LogId, evidence: Evidence) -> None:
         await self._turn_on(Proven(evidence=evidence, log=log, at_ms=self._now_ms()))
@@ -372,7 +388,9 @@ class Driver:
             await self._work_off(heard)
             return self._machine.follow_up(gossip)
 
-        return await self._take_turn(turn)
+        following = await self._take_turn(turn)
+        await self._keep_contacts()
+        return following
 
     async def _open(self, gossip: Gossip, source: str) -> Heard:
         """Before a turn is taken, and in a thread: it takes dozens of signature checks, and holds up nothing."""
@@ -383,7 +401,9 @@ class Driver:
     async def view(self, log: LogId, sizes: Sequence[int]) -> View | None:
         """How we see a log, with a proof for each of `sizes` up to our head's; None if we do not follow it.
 
-        Once misbehaviour is proven our cosignature is withheld: it said that the head is consistent.
+        The head is the newest that we cosigned. Once misbehaviour is proven our cosignature is withheld: it said that
+        the head is consistent. If the evidence is gone, too, nothing is shown: a client must not take our word for a
+        log that we know to have misbehaved.
 
         Raises:
             StorageError: a tile cannot be read.
@@ -391,20 +411,23 @@ class Driver:
         followed = self._logs.get(log)
         if followed is None:
             return None
-        head, cosigned = followed.head, followed.cosigned
-        if head is None:
-            return View(monitor=self._cosigner.vkey.name, head=None, evidence=self.evidence(log))
+        name, evidence = self._cosigner.vkey.name, self.evidence(log)
+        is_misbehaved, head = self._machine.is_misbehaved(log), followed.head
+        if head is None or (is_misbehaved and not evidence):
+            return View(monitor=name, head=None, evidence=evidence)
+        shown, size2 = head.note, head.size
+        if followed.cosigned is not None and not is_misbehaved:
+            shown, size2 = followed.cosigned.note, followed.cosigned.size
         prefixes = [
             Prefix(
                 size=size,
                 root=await followed.history.root_at(size),
-                path=await followed.history.consistency(size, head.size),
+                path=await followed.history.consistency(size, size2),
             )
             for size in dict.fromkeys(sizes)
-            if size <= head.size
+            if size <= size2
         ]
-        shown = head.note if cosigned is None or self._machine.is_misbehaved(log) else cosigned.note
-        return View(monitor=self._cosigner.vkey.name, head=shown, prefixes=tuple(prefixes), evidence=self.evidence(log))
+        return View(monitor=name, head=shown, prefixes=tuple(prefixes), evidence=evidence)
 
     def evidence(self, log: LogId) -> tuple[Evidence, ...]:
         """The evidence against a followed log."""

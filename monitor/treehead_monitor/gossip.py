@@ -149,7 +149,9 @@ class GossipMachine:
         return None if gossip == Gossip() else gossip
 
     def _evidence_ids(self) -> tuple[EvidenceId, ...]:
-        return tuple(id_ for log in self._logs.values() for id_ in log.evidence)[:DIGESTS_MAX]
+        """Of each log its first, then of each its second: no log's evidence crowds out another's."""
+        ranked = itertools.zip_longest(*(log.evidence for log in self._logs.values()))
+        return tuple(id_ for rank in ranked for id_ in rank if id_ is not None)[:DIGESTS_MAX]
 
     def _heeded(self, id_: LogId) -> LogState | None:
         """The followed log of that name, unless there is nothing more to learn about it."""
@@ -188,8 +190,7 @@ class GossipMachine:
         return that_fit(notes, count_max=NOTES_MAX)
 
     def _wanted_evidence(self, ids: Iterable[EvidenceId]) -> tuple[EvidenceId, ...]:
-        held = set(self._evidence_ids())
-        unknown = (id_ for id_ in ids if id_ not in held and id_ not in self._refused)
+        unknown = (id_ for id_ in ids if not self._is_held(id_) and id_ not in self._refused)
         return tuple(dict.fromkeys(unknown))[:EVIDENCE_MAX]
 
     def _evidence_of(self, wanted: Iterable[EvidenceId]) -> tuple[bytes, ...]:
@@ -311,12 +312,13 @@ class GossipMachine:
         if event.own_root is None or log.head is None:
             self._judge_larger(event, log, work)
             return
-        if head.digest in log.parked:
-            del log.parked[head.digest]
+        was_parked = log.parked.pop(head.digest, None) is not None
+        if was_parked:
             work.persist.append(Unpark(digest=head.digest))
         log.judged.add(head.digest)
         if head.root == event.own_root:
-            if event.source == LOG_SOURCE and head.size < log.head.size:
+            # A parked head was shown before the one that reached it, and not again.
+            if event.source == LOG_SOURCE and not was_parked and head.size < log.head.size:
                 reason = f"showed its head at size {head.size} again, after the one at size {log.head.size}"
                 work.alert.append(Suspected(log=head.log, doubt=Doubt.ROLLBACK, reason=reason))
         elif log.misbehaved:

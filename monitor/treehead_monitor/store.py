@@ -110,10 +110,9 @@ class Store:
         *,
         edge: RightEdge,
         tiles: Mapping[TileId, bytes],
-        cosigned: Cosigned | None,
         at_ms: int,
     ) -> None:
-        """Make `head` the verified head, with the tree that was hashed to its root, and our cosignature of it."""
+        """Make `head` the verified head, with the tree that was hashed to its root."""
         verified = (
             "update logs set size = ?, note = ?, edge = ?, verified_ms = ?, progress_size = null, progress_edge = null"
             " where id = ?"
@@ -122,8 +121,6 @@ class Store:
             *_insert_tiles(head.log, tiles),
             (verified, (head.size, head.data, format_edge(edge), at_ms, head.log)),
         ]
-        if cosigned is not None:
-            statements.append(_cosign(head.log, cosigned))
         await self._run(_transaction, statements)
 
     async def keep_cosigned(self, log: LogId, cosigned: Cosigned) -> None:

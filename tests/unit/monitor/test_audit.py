@@ -256,6 +256,20 @@ async def test_an_older_head_shown_again_is_a_suspicion_and_the_tree_stays(folde
     assert [(doubt.doubt.value, doubt.count, doubt.standing) for doubt in status.suspicions] == [("rollback", 1, False)]
 
 
+async def test_a_head_that_could_not_be_reached_at_first_is_no_rollback_once_it_is_passed(folder: Path) -> None:
+    log = ScriptedLog(leaves(20))
+    log.down_after = 0
+    async with desk(folder, log) as monitor:
+        await monitor.look()
+        assert monitor.doubts() == {"no-answer"}
+        log.down_after, log.leaves = None, leaves(30)
+        await monitor.look()
+        assert (monitor.size, monitor.doubts()) == (30, set())
+    (status,) = read_status(monitor.directory).logs
+    assert [doubt.doubt.value for doubt in status.suspicions] == ["no-answer"]
+    assert status.parked == ()
+
+
 # --- proof -----------------------------------------------------------------------------------------------------------
 
 

@@ -172,6 +172,68 @@ async def test_a_log_that_was_never_verified_has_a_view_without_a_head(folder: P
         assert await monitor.driver.view(LogId(bytes(32)), []) is None
 
 
+async def test_of_a_log_that_misbehaved_nothing_is_shown_when_the_evidence_is_gone(folder: Path) -> None:
+    log = ScriptedLog(leaves(5))
+    async with desk(folder, log) as monitor:
+        await monitor.look()
+        await monitor.driver.hear_call("peer", Gossip(evidence=(format_evidence(same_size_evidence()),)))
+        shown = await monitor.driver.view(LOG_ID, [3])
+        assert shown is not None
+        assert shown.evidence
+    for file in monitor.directory.evidence.iterdir():
+        file.unlink()
+    async with desk(folder, log) as monitor:
+        assert monitor.driver.is_misbehaved(LOG_ID)
+        view = await monitor.driver.view(LOG_ID, [3])
+        assert view is not None
+        assert (view.head, view.prefixes, view.evidence) == (None, (), ())
+        with pytest.raises(UndecidedError):
+            verify_view(view, heads=[seen_head(signed_head(Tree(leaves(3))).note)], policy=POLICY)
+
+
+async def test_a_head_that_contradicts_a_parked_one_is_not_cosigned(folder: Path) -> None:
+    _, theirs = forked_trees(12, 6)
+    log = ScriptedLog(leaves(5))
+    async with desk(folder, log) as monitor:
+        await monitor.look()
+        await monitor.driver.hear_call("peer", Gossip(notes=(signed_head(theirs, 9).data,)))
+        assert not monitor.driver.is_misbehaved(LOG_ID)
+        log.leaves = leaves(12)
+        await monitor.look()
+        assert monitor.driver.is_misbehaved(LOG_ID)
+    async with desk(folder, log) as monitor:
+        assert monitor.known.cosigned is not None
+        assert monitor.known.cosigned.size == 5
+
+
+async def test_a_head_that_a_crash_kept_from_being_cosigned_is_cosigned_at_the_next_look(folder: Path) -> None:
+    log = ScriptedLog(leaves(5))
+    async with desk(folder, log) as monitor:
+        await monitor.look()
+        await monitor.store.advance(signed_head(Tree(leaves(9))), edge=grown(monitor, 9), tiles={}, at_ms=NOW_MS)
+    log.leaves = leaves(9)
+    async with desk(folder, log) as monitor:
+        assert monitor.size == 9
+        head = await head_shown(monitor)
+        assert head.text == signed_head(Tree(leaves(5))).note.text
+        view = await monitor.driver.view(LOG_ID, [3, 5, 9])
+        assert view is not None
+        assert [prefix.size for prefix in view.prefixes] == [3, 5]
+        verify_view(view, heads=[seen_head(signed_head(Tree(leaves(3))).note)], policy=POLICY)
+        await monitor.look()
+        assert (await head_shown(monitor)).text == signed_head(Tree(leaves(9))).note.text
+
+
+async def test_a_clock_that_was_ahead_is_told_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = ScriptedLog(leaves(5))
+    async with desk(folder, log) as monitor:
+        await monitor.look()
+        monitor.now_ms -= 3_600_000
+        for _ in range(3):
+            await monitor.look()
+    assert caplog.text.count("the clock is 3600 s behind our last cosignature") == 1
+
+
 # --- turns -----------------------------------------------------------------------------------------------------------
 
 

@@ -10,15 +10,17 @@ from tests.unit.library.specimens import (
     Tree,
     forked_trees,
     prefix_evidence,
+    private_key,
     same_size_evidence,
     signed_checkpoint,
 )
 from tests.unit.monitor.gossiper import LOG_ID, Gossiper, exchange, head_with_root, signed_head
 from treehead.evidence import Fork, format_evidence, verify_evidence
+from treehead.keys import NoteKeyType
 from treehead.merkle import EMPTY_ROOT, HASH_BYTES
 from treehead.note import format_note
 from treehead_monitor.event import Accused, KeepNote, Proven
-from treehead_monitor.gossip import Limits
+from treehead_monitor.gossip import GossipMachine, Limits
 from treehead_monitor.head import HEAD_BYTES_MAX
 from treehead_monitor.memory import Memory
 from treehead_monitor.message import (
@@ -371,6 +373,18 @@ def test_heads_of_a_log_that_misbehaved_are_neither_told_nor_wanted() -> None:
     assert monitor.machine.greeting() == Gossip(evidence_ids=(evidence_id(SAME_SIZE),))
     asked = Gossip(heads=(signed_head(TREE, 30).digest,), wanted_notes=(signed_head(TREE, 9).digest,))
     assert monitor.machine.answer(asked) == monitor.machine.greeting()
+
+
+def test_the_evidence_against_one_log_does_not_crowd_out_that_against_another() -> None:
+    keys = [private_key(f"log{at}").verifier_key(name=f"log{at}", key_type=NoteKeyType.ED25519) for at in range(64)]
+    files = {key: tuple(f"{key.name} {at}".encode() for at in range(EVIDENCE_MAX)) for key in keys}
+    memories = [Memory(key=key, evidence=evidence) for key, evidence in files.items()]
+    machine = GossipMachine(logs=memories, peers=(), limits=Limits())
+    told = machine.greeting().evidence_ids
+    assert len(told) == DIGESTS_MAX
+    assert all(evidence_id(evidence[1]) in told for evidence in files.values())
+    every = tuple(evidence_id(data) for evidence in files.values() for data in evidence)
+    assert machine.follow_up(Gossip(evidence_ids=every)) is None, "all of it is held"
 
 
 def test_whoever_finds_the_fork_is_named() -> None:

@@ -110,7 +110,7 @@ async def test_dropped_progress_takes_its_tiles_along_and_no_others(path: Path) 
     await store.recall(LOG_KEY, address=ADDRESS)
     verified, tiles = edge_of(600)
     head = signed_head(Tree(leaves(600)))
-    await store.advance(head, edge=verified, tiles=tiles, cosigned=None, at_ms=0)
+    await store.advance(head, edge=verified, tiles=tiles, at_ms=0)
     further = verified.copy()
     await store.save_progress(LOG_ID, further, further.append(map(hash_leaf, leaves(66_000)[600:])))
     assert (await store.recall(LOG_KEY, address=ADDRESS)).progress is not None
