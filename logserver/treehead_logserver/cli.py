@@ -24,6 +24,13 @@ EXIT_USAGE = 2
 EXTRA = ("aiosqlite", "grpc_health", "grpc_reflection")
 """What an installation without the extra `log` lacks."""
 
+_EXIT_CODES = """\
+exit codes:
+  0  all is well
+  1  a failure while running: the database, the directory or the address is in use or damaged
+  2  the command line, directory or key cannot be used
+"""
+
 GRPC_DEFAULT = "127.0.0.1:8461"
 
 
@@ -53,7 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="treehead-log", description="A transparency log for artifact signatures.")
+    parser = argparse.ArgumentParser(
+        prog="treehead-log",
+        description="A transparency log for artifact signatures.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"treehead-log {version('treehead')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 

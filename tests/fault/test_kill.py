@@ -76,22 +76,21 @@ class Load:
     """Submitters that send new entries, entries that went unanswered, and entries that are in the log already."""
 
     ledger: Ledger
-    rng: random.Random
     made: int = 0
 
-    def next_leaf(self) -> bytes:
-        kind = self.rng.random()
+    def next_leaf(self, rng: random.Random) -> bytes:
+        kind = rng.random()
         if kind < 0.2 and self.ledger.unanswered:
-            return self.ledger.unanswered.pop(self.rng.randrange(len(self.ledger.unanswered)))
+            return self.ledger.unanswered.pop(rng.randrange(len(self.ledger.unanswered)))
         if kind < 0.3 and self.ledger.index_of:
-            return self.rng.choice(list(self.ledger.index_of))
+            return rng.choice(list(self.ledger.index_of))
         self.made += 1
         return hashedrekord_leaf(b"artifact %d" % self.made)
 
-    async def submit(self, stub: LogAsyncStub, enough: asyncio.Event, answers: int) -> None:
+    async def submit(self, rng: random.Random, stub: LogAsyncStub, enough: asyncio.Event, answers: int) -> None:
         """Submit one entry after the other until the log is gone."""
         while True:
-            leaf = self.next_leaf()
+            leaf = self.next_leaf(rng)
             try:
                 response = await stub.AddEntry(log_pb2.AddEntryRequest(leaf=leaf), timeout=CALL_SECONDS_MAX)
             except grpc.aio.AioRpcError as error:
@@ -109,17 +108,20 @@ class Load:
             async for message in stub.WatchCheckpoints(log_pb2.WatchCheckpointsRequest()):
                 self.ledger.note_head(message.checkpoint)
 
-    async def until_killed(self, log: LogProcess) -> None:
+    async def until_killed(self, log: LogProcess, *, kill: int) -> None:
         """Put the log under load, and kill it at a random moment."""
-        enough, answers = asyncio.Event(), self.ledger.answers + self.rng.randrange(1, ANSWERS_MAX + 1)
+        rng = random.Random(f"{SEED}:{kill}")
+        enough, answers = asyncio.Event(), self.ledger.answers + rng.randrange(1, ANSWERS_MAX + 1)
         async with grpc.aio.insecure_channel(log.address) as channel, asyncio.TaskGroup() as tasks:
             stub = LogStub(channel)
             tasks.create_task(self.watch(stub))
-            for _ in range(SUBMITTERS):
-                tasks.create_task(self.submit(stub, enough, answers))
+            for number in range(SUBMITTERS):
+                # Each its own: what one submits does not depend on whose turn it is.
+                own = random.Random(f"{SEED}:{kill}:{number}")
+                tasks.create_task(self.submit(own, stub, enough, answers))
             async with asyncio.timeout(CALL_SECONDS_MAX):
                 await enough.wait()
-            await asyncio.sleep(self.rng.random() * 0.005)  # the commits do not wait for our count
+            await asyncio.sleep(rng.random() * 0.005)  # the commits do not wait for our count
             await log.kill()
 
 
@@ -169,9 +171,9 @@ async def check_head(stub: LogAsyncStub, old: Checkpoint, newest: Checkpoint) ->
 async def test_a_log_killed_ten_times_under_load_keeps_every_promise(tmp_path: Path) -> None:
     rng = random.Random(SEED)
     ledger = Ledger(vkey=parse_vkey(await create_log(tmp_path / "log", origin="log.example/killed")))
-    load = Load(ledger=ledger, rng=rng)
+    load = Load(ledger=ledger)
     log = LogProcess(tmp_path / "log")
-    for _ in range(KILLS):
+    for kill in range(KILLS):
         async with log:
             indices, sizes = sorted(ledger.leaf_at), sorted(ledger.heads)
             await check_promises(
@@ -180,7 +182,7 @@ async def test_a_log_killed_ten_times_under_load_keeps_every_promise(tmp_path: P
                 indices=rng.sample(indices, min(SAMPLE, len(indices))),
                 sizes=rng.sample(sizes, min(SAMPLE, len(sizes))),
             )
-            await load.until_killed(log)
+            await load.until_killed(log, kill=kill)
     async with log:
         await check_promises(log, ledger, indices=sorted(ledger.leaf_at), sizes=sorted(ledger.heads))
         assert await log.stop() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -98,10 +99,18 @@ async def test_the_version_is_told() -> None:
     assert told.stdout.startswith("treehead-log ")
 
 
-async def test_without_the_extra_the_command_says_which_one_it_needs(tmp_path: Path) -> None:
+async def test_help_lists_the_exit_codes() -> None:
+    told = await treehead_log("--help")
+    assert [line.split()[0] for line in told.stdout.partition("exit codes:\n")[2].splitlines()] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(("module", "extra"), [("treehead_logserver", "log"), ("treehead_monitor", "monitor")])
+async def test_without_the_extra_the_command_says_which_one_it_needs(tmp_path: Path, module: str, extra: str) -> None:
     (tmp_path / "aiosqlite.py").write_text("raise ModuleNotFoundError(name='aiosqlite')")
-    refused = await treehead_log("vkey", "--data", tmp_path, PYTHONPATH=str(tmp_path))
-    assert "install treehead[log]" in complaint(refused, exit_code=2)
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    make = ("init", "--data", tmp_path / "data", "--origin" if extra == "log" else "--name", "example.org")
+    refused = await run_module(module, *make, environment={"PYTHONPATH": path})
+    assert f"install treehead[{extra}]" in complaint(refused, exit_code=2)
 
 
 # --- serve -----------------------------------------------------------------------------------------------------------
