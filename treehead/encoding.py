@@ -32,6 +32,12 @@ JSON_DEPTH_MAX = 64
 JSON_DIGITS_MAX = 400
 """Digits of a JSON integer; more than any finite double has. Python's own limit can be set from outside."""
 
+JSON_MARKS_MAX = 256
+"""Commas and colons in a canonical document, in strings or not, which bounds its members: nesting has its own limit.
+
+An entry has some 20. To print a document anew takes a hundred times as long as to read it, and this is what bounds it.
+"""
+
 JsonValue = None | bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
 
 
@@ -201,8 +207,10 @@ def parse_canonical_json(data: bytes, *, what: str, bytes_max: int) -> dict[str,
 
     Raises:
         TooLargeError: data is larger than `bytes_max`.
-        MalformedError: data is not an object, or not in canonical form.
+        MalformedError: data is not an object, not in canonical form, or has more than `JSON_MARKS_MAX` commas and colons.
     """
+    if len(data) <= bytes_max and sum(map(data.count, (b",", b":"))) > JSON_MARKS_MAX:
+        raise MalformedError(f"{what} has more than {JSON_MARKS_MAX} commas and colons")
     value = parse_json_object(data, what=what, bytes_max=bytes_max)
     try:
         canonical = format_canonical_json(value)

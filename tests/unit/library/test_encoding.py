@@ -264,3 +264,11 @@ def test_a_message_never_repeats_raw_what_it_was_sent(name: str) -> None:
         Fields({name: 1}, path="spec").finish()
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
+
+
+def test_a_canonical_document_has_a_bound_on_its_values() -> None:
+    fits = b'{"a":[' + b",".join([b"1"] * 256) + b"]}"
+    assert len(read_canonical(fits)["a"]) == 256  # type: ignore[arg-type]
+    for data in (fits.replace(b"[1", b"[1,1,1"), b"{" + b",".join(b'"%05d":1' % n for n in range(6_000)) + b"}"):
+        with pytest.raises(MalformedError, match="more than 256 commas and colons"):
+            read_canonical(data)
