@@ -142,6 +142,8 @@ async def running_monitor(config: RunConfig) -> AsyncIterator[RunningMonitor]:
                 ledger=driver,
                 progress=recollection.progress,
                 page_entries_max=limits.page_entries_max,
+                look_pages_max=limits.look_pages_max,
+                unverified_entries_max=limits.unverified_entries_max,
             )
             tasks.append(driver.follow(log_id(followed), audit, interval_ms=config.interval_ms))
 

@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from treehead.errors import MalformedError, RefusedError, TreeheadError, UnavailableError, UndecidedError
+from treehead.errors import MalformedError, RefusedError, TooLargeError, TreeheadError, UnavailableError, UndecidedError
 from treehead.evidence import Evidence, prefix_fork
 from treehead.keys import VerifierKey
 from treehead.merkle import (
@@ -74,6 +74,8 @@ class Audit:
         ledger: Ledger,
         progress: RightEdge | None,
         page_entries_max: int,
+        look_pages_max: int,
+        unverified_entries_max: int,
     ) -> None:
         self._key = key
         self._log = log_id(key)
@@ -81,9 +83,13 @@ class Audit:
         self._ledger = ledger
         self._progress = progress
         self._page_entries_max = page_entries_max
+        self._look_pages_max = look_pages_max
+        self._unverified_entries_max = unverified_entries_max
 
     async def look(self) -> None:
-        """Look at the log once; the verified head is then the one that it shows.
+        """Look at the log once; the verified head is then the one that it shows, unless that is too far for one look.
+
+        Then progress is kept, and the next look takes it up towards the head that is shown by then.
 
         Nor is there anything to do if its misbehaviour is proven, now or before: there is no one tree left to follow.
 
@@ -107,8 +113,15 @@ class Audit:
 
     async def _follow(self, head: LogHead) -> None:
         """Grow our tree to the size of `head`, and see whether it has the signed root then."""
+        _, verified = self._ledger.verified(self._log)
+        if head.size - verified.size > self._unverified_entries_max:
+            limit = f"more than {self._unverified_entries_max} entries beyond what is verified"
+            raise TooLargeError(f"it signed a head of size {head.size}, {limit}: they are not fetched")
         for _ in range(2):
-            edge, tiles = await self._fetch(head.size)
+            fetched = await self._fetch(head.size)
+            if fetched is None:
+                return
+            edge, tiles = fetched
             if edge.root() == head.root:
                 await self._ledger.advance(head, edge=edge, tiles=tiles)
                 self._progress = None
@@ -122,18 +135,21 @@ class Audit:
             raise ContradictedError(f"{wrong}, and that it forked is not proven: {exc}") from exc
         await self._ledger.accuse(self._log, evidence)
 
-    async def _fetch(self, size: int) -> tuple[RightEdge, dict[TileId, bytes]]:
-        """Our tree grown to `size`, and the full tiles of it that were not saved with the progress."""
+    async def _fetch(self, size: int) -> tuple[RightEdge, dict[TileId, bytes]] | None:
+        """Our tree grown to `size`, and the full tiles of it that were not saved; None if that takes another look."""
         if self._progress is not None and self._progress.size > size:
             self._progress = None
             await self._ledger.drop_progress(self._log)
         if self._progress is None:
             _, self._progress = self._ledger.verified(self._log)
-        edge, unsaved = self._progress, dict[TileId, bytes]()
+        edge, unsaved, pages = self._progress, dict[TileId, bytes](), 0
         while edge.size < size:
             if unsaved:
                 await self._ledger.save_progress(self._log, edge, unsaved)
                 unsaved = {}
+            if pages == self._look_pages_max:
+                return None
+            pages += 1
             before, end = edge.size, min(edge.size + self._page_entries_max, size)
             try:
                 async for leaves in self._source.entries(begin=before, end=end):

@@ -25,6 +25,8 @@ class Limits:
     Attributes:
         rpc_timeout_ms: how long a call to a log or peer may take.
         page_entries_max: entries asked for in one call, and hashed before progress is saved.
+        look_pages_max: pages fetched before a log is asked for its newest checkpoint again.
+        unverified_entries_max: entries fetched beyond the verified size; they take 33 bytes of disk each.
         parked_max: unresolved heads kept per log.
         peers_per_round: peers called each interval.
         outbox_messages_max: messages that wait for one peer.
@@ -39,6 +41,8 @@ class Limits:
 
     rpc_timeout_ms: int = 10_000
     page_entries_max: int = 8_192
+    look_pages_max: int = 64
+    unverified_entries_max: int = 268_435_456
     parked_max: int = 64
     peers_per_round: int = 2
     outbox_messages_max: int = 64

@@ -26,6 +26,8 @@ NAME = "monitor.example"
 KEY = private_key("monitor")
 ADDRESS = "127.0.0.1:1"
 NOW_MS = 1_800_000_000_000
+LOOK_PAGES_MAX = 10
+UNVERIFIED_ENTRIES_MAX = 100_000
 
 
 def leaves(count: int, *, kind: str = "leaf", begin: int = 0) -> list[bytes]:
@@ -106,7 +108,15 @@ class Desk:
             now_ms=lambda: self.now_ms,
             random=Random(0),
         )
-        self.audit = Audit(key=LOG_KEY, source=log, ledger=self.driver, progress=known.progress, page_entries_max=page)
+        self.audit = Audit(
+            key=LOG_KEY,
+            source=log,
+            ledger=self.driver,
+            progress=known.progress,
+            page_entries_max=page,
+            look_pages_max=LOOK_PAGES_MAX,
+            unverified_entries_max=UNVERIFIED_ENTRIES_MAX,
+        )
 
     @property
     def size(self) -> int | None:

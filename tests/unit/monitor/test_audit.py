@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.library.specimens import LOG_KEY, OTHER_LOG, Tree, forked_trees, signed_checkpoint
-from tests.unit.monitor.desk import ScriptedLog, desk, leaves
+from tests.unit.monitor.desk import LOOK_PAGES_MAX, UNVERIFIED_ENTRIES_MAX, ScriptedLog, desk, leaves
 from tests.unit.monitor.gossiper import LOG_ID, signed_head
 from treehead.errors import StorageError
 from treehead.evidence import Fork, verify_evidence
@@ -268,6 +268,25 @@ async def test_a_head_that_could_not_be_reached_at_first_is_no_rollback_once_it_
     (status,) = read_status(monitor.directory).logs
     assert [doubt.doubt.value for doubt in status.suspicions] == ["no-answer"]
     assert status.parked == ()
+
+
+async def test_one_look_goes_so_many_pages_and_the_next_takes_up_the_newest_head(folder: Path) -> None:
+    log = ScriptedLog(leaves(1_500))
+    async with desk(folder, log, page=100) as monitor:
+        await monitor.look()
+        assert (monitor.size, monitor.doubts(), len(log.asked)) == (None, set(), LOOK_PAGES_MAX)
+        log.leaves = leaves(1_600)
+        await monitor.look()
+        assert log.asked[LOOK_PAGES_MAX] == (1_000, 1_100)
+        assert (monitor.size, monitor.doubts()) == (1_600, set())
+
+
+async def test_a_head_out_of_all_proportion_is_a_suspicion_and_nothing_is_fetched(folder: Path) -> None:
+    log = ScriptedLog(leaves(3))
+    log.checkpoint = format_note(signed_checkpoint(UNVERIFIED_ENTRIES_MAX + 1, bytes(32)))
+    async with desk(folder, log) as monitor:
+        await monitor.look()
+        assert (monitor.doubts(), log.asked) == ({"bad-answer"}, [])
 
 
 # --- proof -----------------------------------------------------------------------------------------------------------
