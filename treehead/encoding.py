@@ -207,7 +207,7 @@ def parse_canonical_json(data: bytes, *, what: str, bytes_max: int) -> dict[str,
 
     Raises:
         TooLargeError: data is larger than `bytes_max`.
-        MalformedError: data is not an object, not in canonical form, or has more than `JSON_MARKS_MAX` commas and colons.
+        MalformedError: data is no object, not canonical, or has more than `JSON_MARKS_MAX` commas and colons.
     """
     if len(data) <= bytes_max and sum(map(data.count, (b",", b":"))) > JSON_MARKS_MAX:
         raise MalformedError(f"{what} has more than {JSON_MARKS_MAX} commas and colons")

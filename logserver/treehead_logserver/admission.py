@@ -55,8 +55,8 @@ class _Share(NamedTuple):
 class Admission:
     """Admits leaves on threads of its own. For one event loop.
 
-    A thread that is free takes all that waits, up to a bound, as the sequencer does: under load one hop to the thread
-    serves many calls.
+    A thread that is free takes what waits, up to a bound, as the sequencer does: under load one hop to the thread
+    serves many calls. They take turns: a long batch goes to the end of the queue after each share of it.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -64,7 +64,7 @@ class Admission:
         self._group_entries_max = limits.admission_entries_max
         self._pool = ThreadPoolExecutor(limits.admission_threads, thread_name_prefix="admission")
         self._backlog = Backlog(entries_max=limits.queue_entries_max, bytes_max=limits.queue_bytes_max)
-        self._queue: deque[_Share] = deque()
+        self._queue: deque[deque[_Share]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
 
     async def admit(self, leaves: Sequence[bytes]) -> list[Outcome]:
@@ -75,7 +75,9 @@ class Admission:
         """
         self._backlog.enter(leaves)
         step = self._group_entries_max
-        shares = [self._enqueue(leaves[at : at + step]) for at in range(0, len(leaves), step)]
+        shares = [self._share(leaves[at : at + step]) for at in range(0, len(leaves), step)]
+        if shares:
+            self._enqueue(deque(shares))
         # Shielded: the leaves of a caller who goes away stay in the queue, and count for as long as they do.
         return [outcome for share in shares for outcome in await asyncio.shield(share.outcomes)]
 
@@ -83,15 +85,17 @@ class Admission:
         """Let the threads end; what still waits is not admitted."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _enqueue(self, leaves: Sequence[bytes]) -> _Share:
+    def _share(self, leaves: Sequence[bytes]) -> _Share:
         share = _Share(leaves, asyncio.get_running_loop().create_future())
         share.outcomes.add_done_callback(lambda _: self._backlog.leave(leaves))
-        self._queue.append(share)
+        return share
+
+    def _enqueue(self, call: deque[_Share]) -> None:
+        self._queue.append(call)
         if len(self._workers) < self._threads:
             worker = asyncio.create_task(self._work())
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
-        return share
 
     async def _work(self) -> None:
         while self._queue:
@@ -108,8 +112,13 @@ class Admission:
                 share.outcomes.set_result([next(outcomes) for _ in share.leaves])
 
     def _next_group(self) -> list[_Share]:
-        group = [self._queue.popleft()]
-        room = self._group_entries_max - len(group[0].leaves)
-        while self._queue and (room := room - len(self._queue[0].leaves)) >= 0:
-            group.append(self._queue.popleft())
+        """One share of each call in turn, up to the bound of a group, but at least one."""
+        group: list[_Share] = []
+        room = self._group_entries_max
+        while self._queue and (not group or len(self._queue[0][0].leaves) <= room):
+            call = self._queue.popleft()
+            group.append(call.popleft())
+            room -= len(group[-1].leaves)
+            if call:
+                self._queue.append(call)
         return group

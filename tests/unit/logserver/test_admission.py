@@ -130,3 +130,15 @@ async def test_a_caller_who_went_away_still_takes_its_room() -> None:
         gone.cancel()
         with pytest.raises(BusyError):
             await desk.admit(hashedrekord_leaves(1))
+
+
+async def test_a_long_batch_does_not_hold_up_who_comes_after_it(desk: Admission) -> None:
+    done: list[str] = []
+
+    async def admit(name: str, leaves: list[bytes]) -> None:
+        await desk.admit(leaves)
+        done.append(name)
+
+    leaves = hashedrekord_leaves(200)
+    await asyncio.gather(admit("batch", leaves), admit("single", leaves[:1]))
+    assert done == ["single", "batch"]
