@@ -36,6 +36,8 @@ GRPC_DEFAULT = "127.0.0.1:8461"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    if sys.stdout is None:  # whoever started us closed it, and wants no result but the exit code
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- until the program ends
     options = _parser().parse_args(arguments)
     try:
         match options.command:
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _vkey(options)
             case _:
                 _serve(options)
+        sys.stdout.flush()
     except UsageError as exc:
         print(f"treehead-log: {exc}", file=sys.stderr)
         return EXIT_USAGE
@@ -56,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"treehead-log: {exc.name} is not installed: install treehead[log], which brings it", file=sys.stderr)
         return EXIT_USAGE
+    except OSError as exc:
+        # Files and peers have errors of their own: what is left is stdout, where the rest of the result goes no more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"treehead-log: cannot write the result: {exc.strerror}", file=sys.stderr)
+        return EXIT_FAILED
     return EXIT_OK
 
 

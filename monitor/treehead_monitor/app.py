@@ -54,10 +54,8 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def run(config: RunConfig, *, announce: Callable[[str], None]) -> bool:
+async def run(config: RunConfig, *, announce: Callable[[str], None]) -> None:
     """Run a monitor until SIGTERM or SIGINT asks to stop; `announce` is called with its address when it is ready.
-
-    Returns whether misbehaviour of a followed log is proven.
 
     Raises:
         UsageError: the directory holds no monitor, or its key cannot be opened.
@@ -74,7 +72,6 @@ async def run(config: RunConfig, *, announce: Callable[[str], None]) -> bool:
             await monitor.working
         _LOG.info("stopping")
     _LOG.info("stopped")
-    return any(monitor.driver.is_misbehaved(log) for log in monitor.driver.followed)
 
 
 @contextlib.asynccontextmanager
@@ -93,6 +90,9 @@ async def running_monitor(config: RunConfig) -> AsyncIterator[RunningMonitor]:
         evidence = read_evidence(directory)
         known = {log.key: await _recall(log, store, evidence) for log in config.logs}
         await store.follow_only([log_id(key) for key in known])
+        for log, recollection in known.items():
+            if recollection.evidence:
+                _LOG.critical("log %s has misbehaved: the evidence is in %s", log.name, directory.evidence)
         outboxes = {
             record.address: Outbox.connect(
                 record,
@@ -133,6 +133,17 @@ async def running_monitor(config: RunConfig) -> AsyncIterator[RunningMonitor]:
             random=Random(),  # noqa: S311 -- which peer to call first is no secret
         )
         stack.push_async_callback(driver.finish)
+        for recollection in known.values():
+            await driver.resume([*recollection.recent, *(parked.head for parked in recollection.parked)])
+        server = Server(
+            SERVICE_NAME, calls_max=limits.calls_max, drain_ms=limits.drain_ms, message_bytes_max=GOSSIP_BYTES_MAX
+        )
+        service = MonitorService(
+            driver, exchanges_max=limits.exchanges_max, exchanges_waiting_max=limits.exchanges_waiting_max
+        )
+        monitor_pb2_grpc.add_MonitorServicer_to_server(service, server.grpc)
+        address = await server.start(config.grpc)
+        stack.push_async_callback(server.stop)
         tasks = [driver.broken(), driver.gossip(interval_ms=config.interval_ms)]
         tasks += [outbox.run(driver.hear_answer) for outbox in outboxes.values()]
         for followed, recollection in known.items():
@@ -146,18 +157,6 @@ async def running_monitor(config: RunConfig) -> AsyncIterator[RunningMonitor]:
                 unverified_entries_max=limits.unverified_entries_max,
             )
             tasks.append(driver.follow(log_id(followed), audit, interval_ms=config.interval_ms))
-
-        for recollection in known.values():
-            await driver.resume([*recollection.recent, *(parked.head for parked in recollection.parked)])
-        server = Server(
-            SERVICE_NAME, calls_max=limits.calls_max, drain_ms=limits.drain_ms, message_bytes_max=GOSSIP_BYTES_MAX
-        )
-        service = MonitorService(
-            driver, exchanges_max=limits.exchanges_max, exchanges_waiting_max=limits.exchanges_waiting_max
-        )
-        monitor_pb2_grpc.add_MonitorServicer_to_server(service, server.grpc)
-        address = await server.start(config.grpc)
-        stack.push_async_callback(server.stop)
         working = asyncio.create_task(_work(tasks), name="monitor")
         stack.push_async_callback(_stop_working, working)
         yield RunningMonitor(address=address, driver=driver, working=working)

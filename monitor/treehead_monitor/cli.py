@@ -47,7 +47,7 @@ exit codes, once it has stopped:
   0  it was told to stop, and misbehaviour of no followed log is proven
   2  the command line, directory or key cannot be used
   3  it failed: it cannot listen, or its directory is in use, damaged or cannot be written
-  4  it was told to stop, and misbehaviour of a followed log is proven; this does not go away
+  4  it was told to stop, and misbehaviour of a log is proven; this does not go away
 """
 
 
@@ -61,19 +61,13 @@ class _Journal(logging.Formatter):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    if sys.stdout is None:  # whoever started us closed it, and wants no result but the exit code
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- until the program ends
     options = _parser().parse_args(arguments)
     try:
-        match options.command, getattr(options, "action", None):
-            case "init", _:
-                return _init(options)
-            case "run", _:
-                return _run(options)
-            case "status", _:
-                return _status(options)
-            case _, "list":
-                return _list_evidence(options)
-            case _:
-                return _export_evidence(options)
+        code = _dispatch(options)
+        sys.stdout.flush()
+        return code
     except UsageError as exc:
         print(f"treehead-monitor: {printable(str(exc))}", file=sys.stderr)
         return EXIT_USAGE
@@ -88,6 +82,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_USAGE
+    except OSError as exc:
+        _give_up_stdout(exc)  # files and peers have errors of their own
+        return EXIT_UNDECIDED
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    match options.command, getattr(options, "action", None):
+        case "init", _:
+            return _init(options)
+        case "run", _:
+            return _run(options)
+        case "status", _:
+            return _status(options)
+        case _, "list":
+            return _list_evidence(options)
+        case _:
+            return _export_evidence(options)
+
+
+def _give_up_stdout(error: OSError) -> None:
+    """Say that the result cannot be written; what is left of it goes nowhere, not even when the program ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(f"treehead-monitor: cannot write the result: {error.strerror}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -186,6 +203,7 @@ def _run(options: argparse.Namespace) -> int:
     from treehead.server import loop_factory
     from treehead_monitor import app
     from treehead_monitor.config import RunConfig, parse_log, parse_milliseconds, parse_peer
+    from treehead_monitor.status import read_status
 
     config = RunConfig(
         data=options.data,
@@ -201,15 +219,22 @@ def _run(options: argparse.Namespace) -> int:
     journal.setFormatter(_Journal("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[journal])
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        proven = runner.run(app.run(config, announce=lambda address: print(f"listening on {address}", flush=True)))
-    return EXIT_MISBEHAVIOUR if proven else EXIT_OK
+        runner.run(app.run(config, announce=lambda address: print(f"listening on {address}", flush=True)))
+    # Proven is proven, also of a log that is followed no longer.
+    return EXIT_MISBEHAVIOUR if read_status(_directory(options)).is_misbehaviour_proven else EXIT_OK
 
 
 def _status(options: argparse.Namespace) -> int:
     from treehead_monitor.status import format_status, format_status_json, read_status
 
     status = read_status(_directory(options))
-    print(format_status_json(status) if options.json else format_status(status), end="\n" if options.json else "")
+    try:
+        print(format_status_json(status) if options.json else format_status(status), end="\n" if options.json else "")
+        sys.stdout.flush()
+    except OSError as exc:
+        if not status.is_misbehaviour_proven:
+            raise
+        _give_up_stdout(exc)
     if status.is_misbehaviour_proven:
         return EXIT_MISBEHAVIOUR
     return EXIT_OK if status.is_assured else EXIT_UNDECIDED

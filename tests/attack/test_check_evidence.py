@@ -8,6 +8,7 @@ import pytest
 from tests.processes import run_module
 from tests.unit.library.specimens import ORIGIN, POLICY_FILE, prefix_evidence, same_size_evidence
 from treehead.evidence import Evidence, format_evidence
+from treehead.keys import NoteKeyType, VerifierKey
 from treehead_client.cli import run
 
 KINDS = pytest.mark.parametrize("evidence", [same_size_evidence(), prefix_evidence()], ids=["same_size", "prefix"])
@@ -35,6 +36,21 @@ def test_evidence_proves_nothing_after_any_one_byte_was_changed(
         assert run(check) == 1, f"byte {at}"
         said = capsys.readouterr()
         assert (said.out, said.err.count("\n"), "proves nothing" in said.err) == ("", 1, True), f"byte {at}"
+
+
+def test_a_second_key_that_cannot_be_used_here_does_not_blur_the_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = format_evidence(same_size_evidence())
+    other = VerifierKey(name=ORIGIN, key_type=NoteKeyType.ECDSA, public_key=b"some SubjectPublicKeyInfo")
+    file, policy = tmp_path / "fork.evidence", tmp_path / "policy"
+    policy.write_bytes(POLICY_FILE.replace(b"\nwitness ", f"\nlog {other}\nwitness ".encode(), 1))
+    check = ["check-evidence", str(file), "--policy", str(policy)]
+    file.write_bytes(data)
+    assert run(check) == 4
+    file.write_bytes(changed(data, len(data) - 10, random.Random(3)))
+    assert run(check) == 1
+    assert "proves nothing" in capsys.readouterr().err
 
 
 @KINDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,15 @@ async def test_the_version_is_told() -> None:
 async def test_help_lists_the_exit_codes() -> None:
     told = await treehead_log("--help")
     assert [line.split()[0] for line in told.stdout.partition("exit codes:\n")[2].splitlines()] == ["0", "1", "2"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+async def test_a_result_that_cannot_be_written_is_a_failure_in_one_line(data: Path) -> None:
+    command = f'"{sys.executable}" -m treehead_logserver vkey --data "{data}" >/dev/full'
+    done = await asyncio.create_subprocess_shell(command, stderr=asyncio.subprocess.PIPE)
+    _, complaint = await asyncio.wait_for(done.communicate(), 30)
+    assert (done.returncode, complaint.count(b"\n")) == (1, 1)
+    assert b"cannot write the result" in complaint
 
 
 @pytest.mark.parametrize(("module", "extra"), [("treehead_logserver", "log"), ("treehead_monitor", "monitor")])

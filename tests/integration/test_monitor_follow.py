@@ -6,6 +6,8 @@ import asyncio
 import json
 import random
 import sqlite3
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -162,12 +164,19 @@ async def test_evidence_whose_row_was_lost_in_a_crash_is_taken_up_again(tmp_path
         assert await monitor.stop() == 4
     other = MonitorProcess(tmp_path / "monitor", logs=[(UNKNOWN, "127.0.0.1:1")])
     async with other:
-        assert await other.stop() == 0, "of the logs that it follows none is proven to misbehave"
+        assert await other.stop() == 4, "what is proven of a log stays, though it is followed no longer"
     assert {log.vkey: (log.followed, bool(log.evidence)) for log in other.status().logs} == {
         format_vkey(LOG_KEY): (False, True),
         UNKNOWN: (True, False),
     }
     assert (await monitor_command("status", "--data", tmp_path / "monitor")).exit_code == 4
+    # Nor does it depend on whether anybody can read it.
+    unread = f'exec "{sys.executable}" -m treehead_monitor status --data "$1" | true; exit ${{PIPESTATUS[0]}}'
+    done = await asyncio.create_subprocess_exec(
+        "/bin/bash", "-c", unread, "bash", str(tmp_path / "monitor"), stderr=PIPE
+    )
+    _, complaint = await asyncio.wait_for(done.communicate(), 30)
+    assert (done.returncode, b"Traceback" in complaint) == (4, False)
 
 
 async def test_a_peer_that_is_down_is_no_harm_and_is_found_when_it_is_back(

@@ -15,7 +15,7 @@ from treehead.evidence import verify_evidence
 from treehead.keys import parse_vkey
 from treehead_monitor.status import State
 
-INTERVAL_MS = 500
+INTERVAL_MS = 1_000
 INTERVALS_MAX = 3
 ORIGIN = "forked.example/log"
 PROVEN = "MISBEHAVIOUR PROVEN"

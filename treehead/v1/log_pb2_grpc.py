@@ -97,7 +97,8 @@ class LogServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AddEntries(self, request, context):
-        """AddEntry for many entries. Each gets a result of its own; those admitted become durable together.
+        """AddEntry for many entries. Each gets a result of its own; those admitted become durable together. The whole request is
+        at most 2 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,7 +112,8 @@ class LogServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchCheckpoints(self, request, context):
-        """The newest checkpoint, and then each newer one; a reader that is slow gets the newest, not all.
+        """The newest checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
+        ten minutes, at which the stream ends: call again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,11 +43,15 @@ class LogStub:
     safe, whatever it was.
     """
     AddEntries: _grpc.UnaryUnaryMultiCallable[_log_pb2.AddEntriesRequest, _log_pb2.AddEntriesResponse]
-    """AddEntry for many entries. Each gets a result of its own; those admitted become durable together."""
+    """AddEntry for many entries. Each gets a result of its own; those admitted become durable together. The whole request is
+    at most 2 MiB.
+    """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_log_pb2.GetCheckpointRequest, _log_pb2.GetCheckpointResponse]
     """The newest checkpoint."""
     WatchCheckpoints: _grpc.UnaryStreamMultiCallable[_log_pb2.WatchCheckpointsRequest, _log_pb2.WatchCheckpointsResponse]
-    """The newest checkpoint, and then each newer one; a reader that is slow gets the newest, not all."""
+    """The newest checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
+    ten minutes, at which the stream ends: call again.
+    """
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_log_pb2.GetInclusionProofRequest, _log_pb2.GetInclusionProofResponse]
     """NOT_FOUND: the log has no such leaf. OUT_OF_RANGE: the tree is not that large, or the leaf is beyond that size."""
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_log_pb2.GetConsistencyProofRequest, _log_pb2.GetConsistencyProofResponse]
@@ -71,11 +75,15 @@ class LogAsyncStub(LogStub):
     safe, whatever it was.
     """
     AddEntries: _aio.UnaryUnaryMultiCallable[_log_pb2.AddEntriesRequest, _log_pb2.AddEntriesResponse]  # type: ignore[assignment]
-    """AddEntry for many entries. Each gets a result of its own; those admitted become durable together."""
+    """AddEntry for many entries. Each gets a result of its own; those admitted become durable together. The whole request is
+    at most 2 MiB.
+    """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_log_pb2.GetCheckpointRequest, _log_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """The newest checkpoint."""
     WatchCheckpoints: _aio.UnaryStreamMultiCallable[_log_pb2.WatchCheckpointsRequest, _log_pb2.WatchCheckpointsResponse]  # type: ignore[assignment]
-    """The newest checkpoint, and then each newer one; a reader that is slow gets the newest, not all."""
+    """The newest checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
+    ten minutes, at which the stream ends: call again.
+    """
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_log_pb2.GetInclusionProofRequest, _log_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
     """NOT_FOUND: the log has no such leaf. OUT_OF_RANGE: the tree is not that large, or the leaf is beyond that size."""
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_log_pb2.GetConsistencyProofRequest, _log_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
@@ -108,7 +116,9 @@ class LogServicer(metaclass=_abc_1.ABCMeta):
         request: _log_pb2.AddEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_log_pb2.AddEntriesResponse, _abc.Awaitable[_log_pb2.AddEntriesResponse]]:
-        """AddEntry for many entries. Each gets a result of its own; those admitted become durable together."""
+        """AddEntry for many entries. Each gets a result of its own; those admitted become durable together. The whole request is
+        at most 2 MiB.
+        """
 
     @_abc_1.abstractmethod
     def GetCheckpoint(
@@ -124,7 +134,9 @@ class LogServicer(metaclass=_abc_1.ABCMeta):
         request: _log_pb2.WatchCheckpointsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_log_pb2.WatchCheckpointsResponse], _abc.AsyncIterator[_log_pb2.WatchCheckpointsResponse]]:
-        """The newest checkpoint, and then each newer one; a reader that is slow gets the newest, not all."""
+        """The newest checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
+        ten minutes, at which the stream ends: call again.
+        """
 
     @_abc_1.abstractmethod
     def GetInclusionProof(

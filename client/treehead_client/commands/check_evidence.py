@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from treehead.checkpoint import Checkpoint
 from treehead.display import printable, printable_name
-from treehead.errors import MalformedError, RefusedError, TreeheadError
+from treehead.errors import MalformedError, RefusedError, TreeheadError, UnsupportedError
 from treehead.evidence import EVIDENCE_BYTES_MAX, Evidence, Fork, parse_evidence, verify_evidence
 from treehead.files import read_limited
 from treehead.keys import VerifierKey, format_vkey
@@ -41,13 +41,15 @@ def _verify(evidence: Evidence, policy: Policy) -> tuple[VerifierKey, Checkpoint
         TreeheadError: no key of the policy did, or they do not contradict each other.
     """
     origin = evidence.origin_unverified
-    reason: TreeheadError = RefusedError(f"it is about the log {origin!r}, which the policy does not list")
+    reasons: list[TreeheadError] = []
     for key in policy.log_keys(origin):
         try:
             return key, *verify_evidence(evidence, key=key)
+        except UnsupportedError as exc:
+            reasons.append(exc)  # says nothing about the evidence, so any other key's reason goes before it
         except TreeheadError as exc:
-            reason = exc
-    raise reason
+            reasons.insert(0, exc)
+    raise reasons[0] if reasons else RefusedError(f"it is about the log {origin!r}, which the policy does not list")
 
 
 def _describe(evidence: Evidence, first: Checkpoint, second: Checkpoint) -> str:

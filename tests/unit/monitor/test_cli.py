@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,12 @@ async def test_a_monitor_that_cannot_start_says_why_in_one_line(tmp_path: Path) 
         done = await run_module("treehead_monitor", "run", "--data", tmp_path, "--log", LOG)
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (3, "", 1)
     assert "is in use by another process" in done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = await run_module("treehead_monitor", "run", "--data", tmp_path, "--log", LOG, "--grpc", address)
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert f"cannot listen on {address}" in done.stderr
+    assert "Warning" not in done.stderr
 
 
 def test_two_logs_of_one_origin_with_different_keys_are_two_logs(tmp_path: Path) -> None:
