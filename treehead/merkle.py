@@ -103,17 +103,19 @@ class CompactRange:
 
     def root(self) -> bytes:
         """The root of the tree."""
-        return _fold(self._hashes) if self._hashes else EMPTY_ROOT
+        return fold_roots(self._hashes)
 
     def copy(self) -> CompactRange:
         """An independent copy."""
         return CompactRange(size=self._size, hashes=self._hashes)
 
 
-def _fold(hashes: Sequence[bytes]) -> bytes:
-    """Combine the roots of adjacent subtrees, given left to right in falling size, into the root above them."""
-    root = hashes[-1]
-    for left in reversed(hashes[:-1]):
+def fold_roots(roots: Sequence[bytes]) -> bytes:
+    """The root of the tree whose maximal complete subtrees have these roots, largest first; `EMPTY_ROOT` for none."""
+    if not roots:
+        return EMPTY_ROOT
+    root = roots[-1]
+    for left in reversed(roots[:-1]):
         root = hash_children(left, root)
     return root
 
@@ -153,17 +155,14 @@ def plan_inclusion(*, index: int, size: int) -> Plan:
     """
     if not 0 <= index < size:
         raise ValueError(f"there is no leaf {index} in a tree of size {size}")
-    siblings = []
-    begin, end = 0, size
-    while end - begin > 1:
-        middle = _split(begin, end)
-        if index < middle:
-            siblings.append(cover(middle, end))
-            end = middle
-        else:
-            siblings.append(cover(begin, middle))
-            begin = middle
-    return tuple(reversed(siblings))
+    # The way up from this leaf meets that from the last one at some height. Below, each sibling is complete, but for
+    # the one just below, which reaches to the end of the tree. Above, there is nothing to the right, and what is to the
+    # left is complete.
+    meet = (index ^ (size - 1)).bit_length()
+    siblings = [(NodeId(level, (index >> level) ^ 1),) for level in range(meet - 1)]
+    ragged = [cover((size - 1) >> (meet - 1) << (meet - 1), size)] if meet else []
+    left = [(NodeId(level, (index >> level) - 1),) for level in range(meet, index.bit_length()) if index >> level & 1]
+    return (*siblings, *ragged, *left)
 
 
 def plan_consistency(*, size1: int, size2: int) -> Plan:
@@ -197,8 +196,13 @@ def assemble(plan: Plan, reader: HashReader) -> tuple[bytes, ...]:
     Raises:
         StorageError: the reader cannot answer.
     """
-    hashes = iter(reader.read_hashes([node for part in plan for node in part]))
-    return tuple(_fold([next(hashes) for _ in part]) for part in plan)
+    hashes = reader.read_hashes([node for part in plan for node in part])
+    proof: list[bytes] = []
+    at = 0
+    for part in plan:
+        begin, at = at, at + len(part)
+        proof.append(hashes[begin] if at - begin == 1 else fold_roots(hashes[begin:at]))
+    return tuple(proof)
 
 
 def prove_inclusion(*, index: int, size: int, reader: HashReader) -> tuple[bytes, ...]:

@@ -6,21 +6,29 @@ memory and can be rebuilt from full tiles and the newest entries, so a store kee
 
     tile/<level>/<number>[.p/<width>]         width * 32 bytes
     tile/entries/<number>[.p/<width>]         width times: uint16 big-endian length, entry
+
+Appending computes the inner nodes of a tile anyway, and a proof needs little else. So tiles are kept in memory, and may
+be stored, *expanded*: row after row, from the 256 hashes of the tile to the one hash at its top.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import pairwise
 from typing import NamedTuple
 
 from treehead.encoding import parse_decimal
 from treehead.errors import MalformedError, StorageError
-from treehead.merkle import HASH_BYTES, CompactRange, NodeId, Plan, hash_children
+from treehead.merkle import HASH_BYTES, NodeId, Plan, fold_roots
 
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
 TILE_BYTES = TILE_WIDTH * HASH_BYTES
+EXPANDED_BYTES = 2 * TILE_BYTES - HASH_BYTES
+"""A full tile with its inner nodes: 256 hashes, 128, and so on to the one that stands for it in the level above."""
 LEVEL_MAX = 63
 ENTRY_BYTES_MAX = 65_535
 """An entry's length is a uint16 in an entry bundle."""
@@ -82,17 +90,6 @@ def tile_width(tile: TileId, *, size: int) -> int:
     return min(max(hashes - tile.number * TILE_WIDTH, 0), TILE_WIDTH)
 
 
-def split_hashes(data: bytes) -> tuple[bytes, ...]:
-    """The hashes of a tile's bytes.
-
-    Raises:
-        MalformedError: data is not 1 to 256 whole hashes.
-    """
-    if not 0 < len(data) <= TILE_BYTES or len(data) % HASH_BYTES:
-        raise MalformedError(f"a tile has 1 to {TILE_WIDTH} hashes of {HASH_BYTES} bytes, not {len(data)} bytes")
-    return tuple(data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES))
-
-
 def format_entry_bundle(entries: Sequence[bytes]) -> bytes:
     """Print 1 to 256 entries as an entry bundle, the exact inverse of `parse_entry_bundle`."""
     if not 0 < len(entries) <= TILE_WIDTH or any(len(entry) > ENTRY_BYTES_MAX for entry in entries):
@@ -119,38 +116,105 @@ def parse_entry_bundle(data: bytes) -> tuple[bytes, ...]:
     return tuple(entries)
 
 
+class MissingTileError(StorageError):
+    """A proof needs a tile that is not at hand; with the tiles of its plan it can be made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExpandedTile:
-    """A tile with its inner nodes hashed once, so that reading a node is a lookup."""
+    """A tile with its inner nodes, so that reading a node is a look-up.
 
-    __slots__ = ("levels",)
+    `rows[k]` holds the hashes of height k above the tile's own, one after the other: complete nodes only.
+    """
 
-    def __init__(self, hashes: Sequence[bytes]) -> None:
-        levels = [tuple(hashes)]
-        while len(below := levels[-1]) > 1:
-            levels.append(tuple(map(hash_children, below[0:-1:2], below[1::2])))
-        self.levels = tuple(levels)
+    rows: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, hashes: bytes) -> ExpandedTile:
+        """The tile with these hashes, full or not; its inner nodes are computed.
+
+        Raises:
+            MalformedError: hashes is not 1 to 256 whole hashes.
+        """
+        if not 0 < len(hashes) <= TILE_BYTES or len(hashes) % HASH_BYTES:
+            raise MalformedError(f"a tile has 1 to {TILE_WIDTH} hashes of {HASH_BYTES} bytes, not {len(hashes)} bytes")
+        rows = [hashes]
+        while len(below := rows[-1]) > HASH_BYTES:
+            rows.append(_pairs(below, 0))
+        return cls(rows=tuple(rows))
+
+    @property
+    def hashes(self) -> bytes:
+        """The tile as tlog-tiles serves it."""
+        return self.rows[0]
+
+
+def format_expanded_tile(tile: ExpandedTile) -> bytes:
+    """Print a full tile with its inner nodes, row by row."""
+    return b"".join(tile.rows)
+
+
+def parse_expanded_tile_unverified(data: bytes) -> ExpandedTile:
+    """Take what `format_expanded_tile` printed apart. Not checked: that the inner nodes are what the tile hashes to.
+
+    Raises:
+        MalformedError: data does not have the length of a full tile.
+    """
+    if len(data) != EXPANDED_BYTES:
+        raise MalformedError(f"a full tile with its inner nodes has {EXPANDED_BYTES} bytes, not {len(data)}")
+    return ExpandedTile(rows=tuple(data[begin:end] for begin, end in _ROWS))
+
+
+_ROWS = [(2 * TILE_BYTES - (2 * TILE_BYTES >> k), 2 * TILE_BYTES - (TILE_BYTES >> k)) for k in range(TILE_HEIGHT + 1)]
+"""Where each row begins and ends in the bytes of an expanded tile."""
+
+
+def _pairs(below: bytes | bytearray, begin: int) -> bytes:
+    """The parents of the whole pairs of hashes in a row, from byte `begin` on; a hash without a sibling has none."""
+    end = len(below) - HASH_BYTES
+    return b"".join([sha256(b"\x01" + below[at : at + 64]).digest() for at in range(begin, end, 64)])
 
 
 class TileReader:
-    """A `merkle.HashReader` over expanded tiles that are already at hand."""
+    """A `merkle.HashReader` over expanded tiles that are already at hand, looked for in one mapping after the other."""
 
-    def __init__(self, tiles: Mapping[TileId, ExpandedTile]) -> None:
-        self._tiles = tiles
+    def __init__(self, *shelves: Mapping[TileId, ExpandedTile]) -> None:
+        self._shelves = shelves
 
     def read_hashes(self, nodes: Sequence[NodeId]) -> Sequence[bytes]:
-        """See `merkle.HashReader`."""
-        return [self._read(node) for node in nodes]
+        """See `merkle.HashReader`.
 
-    def _read(self, node: NodeId) -> bytes:
-        tile, level = tile_of(node), node.level % TILE_HEIGHT
-        try:
-            return self._tiles[tile].levels[level][node.number - (tile.number << (TILE_HEIGHT - level))]
-        except (KeyError, IndexError) as exc:
-            raise StorageError(f"tile {tile.level}/{tile.number} lacks node {node.level}/{node.number}") from exc
+        Raises:
+            MissingTileError: a tile is not at hand.
+            StorageError: a tile is not as wide as it would have to be.
+        """
+        hashes: list[bytes] = []
+        held: tuple[int, int] | None = None
+        rows: tuple[bytes, ...] = ()
+        # A node is a twentieth of a proof, so this is tile_of and the place in the tile's row, spelled out.
+        for level, number in nodes:
+            height = level & 7
+            wanted = (level >> 3, number >> (8 - height))
+            if wanted != held:
+                rows, held = self._find(wanted), wanted
+            at = (number & (255 >> height)) << 5
+            hashes.append(rows[height][at : at + 32] if height < len(rows) else b"")
+        for node, hash_ in zip(nodes, hashes, strict=True):
+            if len(hash_) != HASH_BYTES:
+                tile = tile_of(node)
+                raise StorageError(f"tile {tile.level}/{tile.number} lacks node {node.level}/{node.number}")
+        return hashes
+
+    def _find(self, wanted: tuple[int, int]) -> tuple[bytes, ...]:
+        for shelf in self._shelves:
+            tile = shelf.get(wanted)  # type: ignore[call-overload] # a TileId is the tuple of the same numbers
+            if tile is not None:
+                return tile.rows  # type: ignore[no-any-return]
+        raise MissingTileError(f"tile {wanted[0]}/{wanted[1]} is not there")
 
 
 def tile_of(node: NodeId) -> TileId:
-    """The tile from which a node's hash can be read or computed."""
+    """The tile from which a node's hash can be read."""
     return TileId(node.level // TILE_HEIGHT, node.number >> (TILE_HEIGHT - node.level % TILE_HEIGHT))
 
 
@@ -160,13 +224,18 @@ def tiles_of(plan: Plan) -> frozenset[TileId]:
 
 
 class RightEdge:
-    """The growing end of a tiled tree: its compact range, and the hashes of the one unfilled tile of each level."""
+    """The growing end of a tiled tree: of each level the one unfilled tile, expanded.
 
-    __slots__ = ("_partial", "_range")
+    Nothing else is needed to append, and for the root: the maximal complete subtrees of the tree are the nodes without
+        a sibling in these tiles.
+    """
+
+    __slots__ = ("_levels", "_size")
 
     def __init__(self) -> None:
-        self._range = CompactRange()
-        self._partial: list[list[bytes]] = []
+        self._size = 0
+        self._levels: list[list[bytearray]] = []
+        """For each level of tiles the rows of the unfilled one, without the row of its top."""
 
     @classmethod
     def resume(cls, *, size: int, partial: Sequence[Sequence[bytes]]) -> RightEdge:
@@ -177,60 +246,92 @@ class RightEdge:
         Raises:
             ValueError: the number of hashes does not fit the size.
         """
-        edge = cls()
-        edge._partial = [list(hashes) for hashes in partial]
         widths = [(size >> (TILE_HEIGHT * level)) % TILE_WIDTH for level in range(len(partial))]
         if widths != [len(hashes) for hashes in partial] or size >> (TILE_HEIGHT * len(partial)):
             raise ValueError(f"partial tiles do not fit a tree of size {size}")
-        hashes: list[bytes] = []
-        for row in reversed(edge._partial):
-            at = 0
-            for bit in reversed(range(TILE_HEIGHT)):
-                if len(row) >> bit & 1:
-                    hashes.append(ExpandedTile(row[at : at + (1 << bit)]).levels[bit][0])
-                    at += 1 << bit
-        edge._range = CompactRange(size=size, hashes=hashes)
+        edge = cls()
+        edge._size = size
+        for hashes in partial:
+            rows = _empty_rows()
+            rows[0] += b"".join(hashes)
+            _complete(rows)
+            edge._levels.append(rows)
         return edge
 
     @property
     def size(self) -> int:
         """The number of leaves."""
-        return self._range.size
+        return self._size
 
     def root(self) -> bytes:
         """The root of the tree."""
-        return self._range.root()
+        return fold_roots(self.compact_range())
 
     def compact_range(self) -> tuple[bytes, ...]:
         """The roots of the maximal complete subtrees, largest first."""
-        return self._range.hashes
+        return tuple(
+            bytes(row[-HASH_BYTES:])
+            for rows in reversed(self._levels)
+            for row in reversed(rows)
+            if len(row) // HASH_BYTES % 2
+        )
 
-    def append(self, leaf_hashes: Iterable[bytes]) -> dict[TileId, bytes]:
-        """Add leaves; returns the bytes of the tiles that became full."""
-        full: dict[TileId, bytes] = {}
-        for leaf_hash in leaf_hashes:
-            for level, hash_ in enumerate(self._range.append(leaf_hash)[::TILE_HEIGHT]):
-                if level == len(self._partial):
-                    self._partial.append([])
-                row = self._partial[level]
-                row.append(hash_)
-                if len(row) == TILE_WIDTH:
-                    number = (self._range.size >> (TILE_HEIGHT * (level + 1))) - 1
-                    full[TileId(level, number)] = b"".join(row)
-                    row.clear()
+    def append(self, leaf_hashes: Iterable[bytes]) -> dict[TileId, ExpandedTile]:
+        """Add leaves; returns the tiles that became full."""
+        full: dict[TileId, ExpandedTile] = {}
+        hashes = b"".join(leaf_hashes)
+        number = self._size >> TILE_HEIGHT
+        self._size += len(hashes) // HASH_BYTES
+        level = 0
+        while hashes:
+            if level == len(self._levels):
+                self._levels.append(_empty_rows())
+            tops: list[bytes] = []
+            for tile in self._fill(level, hashes):
+                full[TileId(level, number + len(tops))] = tile
+                tops.append(tile.rows[-1])
+            hashes = b"".join(tops)
+            number >>= TILE_HEIGHT
+            level += 1
         return full
 
-    def tiles(self) -> dict[TileId, tuple[bytes, ...]]:
+    def _fill(self, level: int, hashes: bytes) -> list[ExpandedTile]:
+        """Add hashes to the unfilled tile of a level, and go on with a new one as often as it becomes full."""
+        full = []
+        at = 0
+        while at < len(hashes):
+            rows = self._levels[level]
+            begin, at = at, at + TILE_BYTES - len(rows[0])
+            rows[0] += hashes[begin:at]
+            _complete(rows)
+            if len(rows[0]) == TILE_BYTES:
+                full.append(ExpandedTile(rows=(*map(bytes, rows), _pairs(rows[-1], 0))))
+                self._levels[level] = _empty_rows()
+        return full
+
+    def tiles(self) -> dict[TileId, ExpandedTile]:
         """The unfilled tiles that are not empty."""
         return {
-            TileId(level, self.size >> (TILE_HEIGHT * (level + 1))): tuple(row)
-            for level, row in enumerate(self._partial)
-            if row
+            TileId(level, self._size >> (TILE_HEIGHT * (level + 1))): ExpandedTile(
+                rows=tuple(bytes(row) for row in rows if row)
+            )
+            for level, rows in enumerate(self._levels)
+            if rows[0]
         }
 
     def copy(self) -> RightEdge:
         """An independent copy, to be dropped if what it was made for does not become durable."""
         edge = RightEdge()
-        edge._range = self._range.copy()
-        edge._partial = [row.copy() for row in self._partial]
+        edge._size = self._size
+        edge._levels = [[row.copy() for row in rows] for rows in self._levels]
         return edge
+
+
+def _empty_rows() -> list[bytearray]:
+    return [bytearray() for _ in range(TILE_HEIGHT)]
+
+
+def _complete(rows: list[bytearray]) -> None:
+    """Add the inner nodes that the hashes at the bottom have made complete."""
+    for below, above in pairwise(rows):
+        above += _pairs(below, 2 * len(above))

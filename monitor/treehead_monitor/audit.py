@@ -194,4 +194,4 @@ class Audit:
 
 
 def _append(edge: RightEdge, leaves: Sequence[bytes]) -> dict[TileId, bytes]:
-    return edge.append(map(hash_leaf, leaves))
+    return {tile: expanded.hashes for tile, expanded in edge.append(map(hash_leaf, leaves)).items()}

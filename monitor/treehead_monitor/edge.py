@@ -12,7 +12,7 @@ from treehead.tile import TILE_HEIGHT, TILE_WIDTH, RightEdge
 
 def format_edge(edge: RightEdge) -> bytes:
     """Print an edge; `parse_edge` needs its size, too."""
-    return b"".join(hash_ for _, hashes in sorted(edge.tiles().items()) for hash_ in hashes)
+    return b"".join(tile.hashes for _, tile in sorted(edge.tiles().items(), key=lambda item: item[0]))
 
 
 def parse_edge(data: bytes, *, size: int) -> RightEdge:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from treehead.errors import MalformedError, StorageError
 from treehead.merkle import EMPTY_ROOT, Plan, assemble, plan_consistency, plan_root
-from treehead.tile import ExpandedTile, RightEdge, TileId, TileReader, split_hashes, tiles_of
+from treehead.tile import ExpandedTile, RightEdge, TileId, TileReader, tiles_of
 from treehead_monitor.head import LogId
 
 
@@ -41,7 +41,7 @@ class TileCache:
         missing = [tile for tile in tiles if tile not in found]
         for tile, data in (await self._store.read_tiles(log, missing)).items() if missing else ():
             try:
-                found[tile] = ExpandedTile(split_hashes(data))
+                found[tile] = ExpandedTile.of(data)
             except MalformedError as exc:
                 raise StorageError(f"the stored tile {tile.level}/{tile.number} is damaged: {exc}") from exc
         for tile, expanded in found.items():
@@ -59,7 +59,7 @@ class History:
         self._log = log
         self._cache = cache
         self._edge = edge
-        self._partial = _expand(edge)
+        self._partial = edge.tiles()
 
     @property
     def size(self) -> int:
@@ -79,7 +79,7 @@ class History:
         if edge.size < self._edge.size:
             raise ValueError(f"a tree of size {edge.size} does not extend one of size {self._edge.size}")
         self._edge = edge.copy()
-        self._partial = _expand(edge)
+        self._partial = edge.tiles()
 
     async def root_at(self, size: int) -> bytes:
         """The root that the tree had at a size up to the present one.
@@ -102,8 +102,4 @@ class History:
         # Taken before the read: the tree may grow meanwhile, and a tile that was partial then is none of these now.
         partial = {tile: self._partial[tile] for tile in wanted if tile in self._partial}
         full = await self._cache.read(self._log, sorted(wanted - partial.keys()))
-        return assemble(plan, TileReader({**full, **partial}))
-
-
-def _expand(edge: RightEdge) -> dict[TileId, ExpandedTile]:
-    return {tile: ExpandedTile(hashes) for tile, hashes in edge.tiles().items()}
+        return assemble(plan, TileReader(partial, full))

@@ -49,7 +49,7 @@ from treehead.keys import (
 from treehead.note import format_note, parse_note, verify_note
 from treehead.policy import parse_policy, verify_head
 from treehead.statement import parse_statement
-from treehead.tile import format_entry_bundle, parse_entry_bundle, parse_tile_path, split_hashes
+from treehead.tile import ExpandedTile, format_entry_bundle, parse_entry_bundle, parse_tile_path
 from treehead.tlogproof import parse_proof
 from treehead.trust import parse_trust
 from treehead.verify import verify_artifact
@@ -107,7 +107,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], list[bytes]]] = {
     "public_key": (on_text(parse_public_key), [str(PUBLISHER.public).encode(), str(P256_PUBLISHER.public).encode()]),
     "spki": (public_key_from_spki, [PUBLISHER.public.spki, P256_PUBLISHER.public.spki]),
     "statement": (parse_statement, [statement()]),
-    "tile": (split_hashes, [bytes(64)]),
+    "tile": (ExpandedTile.of, [bytes(64)]),
     "tile_path": (on_text(parse_tile_path), [b"tile/0/x001/x234/067.p/89"]),
     "trust": (parse_trust, [TRUST_FILE]),
     "utf8": (lambda data: parse_utf8(data, what="x", bytes_max=1_000_000), [b"text"]),

@@ -19,18 +19,21 @@ from treehead.merkle import (
 )
 from treehead.tile import (
     ENTRY_BYTES_MAX,
+    EXPANDED_BYTES,
     TILE_BYTES,
     TILE_WIDTH,
     ExpandedTile,
+    MissingTileError,
     RightEdge,
     TileId,
     TilePath,
     TileReader,
     format_entry_bundle,
+    format_expanded_tile,
     format_tile_path,
     parse_entry_bundle,
+    parse_expanded_tile_unverified,
     parse_tile_path,
-    split_hashes,
     tile_of,
     tile_width,
     tiles_of,
@@ -69,27 +72,29 @@ class Store:
 
     def __init__(self) -> None:
         self.edge = RightEdge()
-        self.full: dict[TileId, bytes] = {}
-        self.expanded: dict[TileId, ExpandedTile] = {}
+        self.full: dict[TileId, ExpandedTile] = {}
 
     def append(self, leaf_hashes: list[bytes]) -> None:
-        for tile, data in self.edge.append(leaf_hashes).items():
+        for tile, expanded in self.edge.append(leaf_hashes).items():
             assert tile not in self.full, "a full tile never changes"
-            assert len(data) == TILE_BYTES
-            self.full[tile] = data
-            self.expanded[tile] = ExpandedTile(split_hashes(data))
+            assert expanded == ExpandedTile.of(expanded.hashes)
+            assert len(expanded.hashes) == TILE_BYTES
+            self.full[tile] = expanded
 
     def reader(self) -> TileReader:
-        edge = {tile: ExpandedTile(hashes) for tile, hashes in self.edge.tiles().items()}
-        return TileReader({**self.expanded, **edge})
+        return TileReader(self.edge.tiles(), self.full)
 
-    def partial(self) -> list[tuple[bytes, ...]]:
+    def partial(self) -> list[list[bytes]]:
         """The unfilled tiles as a log reads them back after a restart: one for each level that has a hash."""
-        tiles = {tile.level: hashes for tile, hashes in self.edge.tiles().items()}
+        tiles = {tile.level: split(expanded.hashes) for tile, expanded in self.edge.tiles().items()}
         levels = 0
         while self.edge.size >> (8 * levels):
             levels += 1
-        return [tiles.get(level, ()) for level in range(levels)]
+        return [tiles.get(level, []) for level in range(levels)]
+
+
+def split(hashes: bytes) -> list[bytes]:
+    return [hashes[at : at + 32] for at in range(0, len(hashes), 32)]
 
 
 def check_store(store: Store) -> None:
@@ -97,10 +102,11 @@ def check_store(store: Store) -> None:
     size = store.edge.size
     if size:
         assert store.edge.root() == REFERENCE.root(size)
-    for tile, hashes in store.edge.tiles().items():
-        assert len(hashes) == tile_width(tile, size=size)
-        begin = tile.number * TILE_WIDTH
-        assert list(hashes) == REFERENCE.rows[8 * tile.level][begin : begin + len(hashes)]
+    for tile, expanded in store.edge.tiles().items():
+        width = tile_width(tile, size=size)
+        for height, row in enumerate(expanded.rows):
+            begin = tile.number * TILE_WIDTH >> height
+            assert split(row) == REFERENCE.rows[8 * tile.level + height][begin : begin + (width >> height)]
     for level in range(4):
         count = size >> (8 * level)
         assert tile_width(TileId(level, count // TILE_WIDTH), size=size) == count % TILE_WIDTH
@@ -137,7 +143,7 @@ def check_proofs(store: Store) -> None:
         verify_consistency(size1=earlier, size2=size, root1=REFERENCE.root(earlier), root2=root, proof=made)
         for index in {0, earlier // 2, earlier - 1}:
             plan = plan_inclusion(index=index, size=earlier)
-            assert tiles_of(plan) <= store.expanded.keys() | store.edge.tiles().keys()
+            assert tiles_of(plan) <= store.full.keys() | store.edge.tiles().keys()
             verify_inclusion(
                 index=index,
                 size=earlier,
@@ -166,7 +172,7 @@ def test_a_tree_of_66000_leaves_grows_tile_by_tile_as_the_reference_says() -> No
         step = max(1, len(row) // 500)
         nodes = [NodeId(level, number) for number in range(0, len(row), step)] + [NodeId(level, len(row) - 1)]
         assert reader.read_hashes(nodes) == [REFERENCE.read(node) for node in nodes]
-        with pytest.raises(StorageError, match=f"lacks node {level}/{len(row)}"):
+        with pytest.raises(StorageError, match=r"lacks node|is not there"):
             reader.read_hashes([NodeId(level, len(row))])
 
 
@@ -204,11 +210,14 @@ def test_unfilled_tiles_that_do_not_fit_the_size_are_refused(size: int, widths: 
 
 
 def test_a_reader_says_which_tile_lacks_a_node() -> None:
-    reader = TileReader({TileId(0, 1): ExpandedTile(LEAVES[:3])})
+    reader = TileReader({}, {TileId(0, 1): ExpandedTile.of(b"".join(LEAVES[:3]))})
     assert reader.read_hashes([NodeId(0, 258)]) == [LEAVES[2]]
     assert reader.read_hashes([NodeId(1, 128)]) == [hash_children(*LEAVES[:2])]
-    for node in (NodeId(0, 0), NodeId(0, 259), NodeId(1, 129), NodeId(2, 64), NodeId(7, 2), NodeId(8, 0)):
-        with pytest.raises(StorageError, match=f"lacks node {node.level}/{node.number}"):
+    for node in (NodeId(0, 259), NodeId(1, 129), NodeId(2, 64), NodeId(7, 2)):
+        with pytest.raises(StorageError, match=f"tile 0/1 lacks node {node.level}/{node.number}"):
+            reader.read_hashes([node])
+    for node, tile in ((NodeId(0, 0), "0/0"), (NodeId(7, 4), "0/2"), (NodeId(8, 0), "1/0")):
+        with pytest.raises(MissingTileError, match=f"tile {tile} is not there"):
             reader.read_hashes([node])
 
 
@@ -306,15 +315,31 @@ def test_any_other_spelling_of_a_path_is_refused(text: str) -> None:
 # --- bytes -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, 2, 255, 256])
-def test_a_tile_is_its_hashes(count: int) -> None:
-    assert split_hashes(b"".join(LEAVES[:count])) == tuple(LEAVES[:count])
+@pytest.mark.parametrize("count", [1, 2, 3, 255, 256])
+def test_an_expanded_tile_holds_every_complete_node_above_its_hashes(count: int) -> None:
+    rows = ExpandedTile.of(b"".join(LEAVES[:count])).rows
+    assert [split(row) for row in rows] == [
+        REFERENCE.rows[height][: count >> height] for height in range(count.bit_length())
+    ]
+
+
+def test_an_expanded_tile_is_read_back_as_it_was_printed() -> None:
+    tile = ExpandedTile.of(b"".join(LEAVES[:256]))
+    printed = format_expanded_tile(tile)
+    assert parse_expanded_tile_unverified(printed) == tile
+    assert (len(printed), printed[:TILE_BYTES], printed[-32:]) == (EXPANDED_BYTES, tile.hashes, REFERENCE.rows[8][0])
+
+
+@pytest.mark.parametrize("length", [0, 32, TILE_BYTES, EXPANDED_BYTES - 32, EXPANDED_BYTES + 1, EXPANDED_BYTES + 32])
+def test_an_expanded_tile_of_another_length_is_refused(length: int) -> None:
+    with pytest.raises(MalformedError, match=f"not {length}"):
+        parse_expanded_tile_unverified(bytes(length))
 
 
 @pytest.mark.parametrize("length", [0, 1, 31, 33, 8191, 8193, 8224])
 def test_a_tile_of_another_length_is_refused(length: int) -> None:
     with pytest.raises(MalformedError, match=f"not {length} bytes"):
-        split_hashes(bytes(length))
+        ExpandedTile.of(bytes(length))
 
 
 @pytest.mark.parametrize("entries", [(b"",), (b"a", b"", b"b" * ENTRY_BYTES_MAX), (b"x",) * 256])

@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 def edge_of(size: int) -> tuple[RightEdge, dict[TileId, bytes]]:
     edge = RightEdge()
-    return edge, edge.append(map(hash_leaf, leaves(size)))
+    return edge, {tile: full.hashes for tile, full in edge.append(map(hash_leaf, leaves(size))).items()}
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
@@ -112,7 +112,8 @@ async def test_dropped_progress_takes_its_tiles_along_and_no_others(path: Path) 
     head = signed_head(Tree(leaves(600)))
     await store.advance(head, edge=verified, tiles=tiles, at_ms=0)
     further = verified.copy()
-    await store.save_progress(LOG_ID, further, further.append(map(hash_leaf, leaves(66_000)[600:])))
+    full = further.append(map(hash_leaf, leaves(66_000)[600:]))
+    await store.save_progress(LOG_ID, further, {tile: expanded.hashes for tile, expanded in full.items()})
     assert (await store.recall(LOG_KEY, address=ADDRESS)).progress is not None
     assert rows(path, "select count(*) from tiles where level = 1") == [(1,)]
     await store.drop_progress(LOG_ID)
