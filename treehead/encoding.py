@@ -133,6 +133,9 @@ def parse_json_object(data: bytes, *, what: str, bytes_max: int) -> dict[str, Js
         MalformedError: data is not such an object.
     """
     text = parse_utf8(data, what=what, bytes_max=bytes_max)
+    plain = _plain_canonical_object(text)
+    if plain is not None:
+        return plain
     try:
         value = json.loads(
             text,
@@ -149,6 +152,42 @@ def parse_json_object(data: bytes, *, what: str, bytes_max: int) -> dict[str, Js
     if not isinstance(value, dict):
         raise MalformedError(f"{what} is not a JSON object")
     return value
+
+
+def _plain_canonical_object(text: str) -> dict[str, JsonValue] | None:
+    """The object that text prints, where it is easily seen to be the canonical print of one; else None.
+
+    That is what nearly all entries and statements are, and it is found out in a quarter of the time. In ASCII without
+    fractions, exponents and long numbers, what the standard library prints is what RFC 8785 prints: keys have one
+    order, and strings one spelling. What has a repeated key, or half of a surrogate pair, does not print as itself.
+    """
+    if not text.isascii() or text.count("{") + text.count("[") > JSON_DEPTH_MAX:
+        return None
+    try:
+        value = _PLAIN_DECODER.decode(text)
+        if isinstance(value, dict) and _PLAIN_ENCODER.encode(value) == text:
+            return value
+    except (ValueError, RecursionError):
+        pass
+    return None
+
+
+def _short_plain_int(text: str) -> int:
+    if len(text) > _PLAIN_DIGITS_MAX:
+        raise ValueError("this number has to be looked at more closely")
+    return int(text)
+
+
+def _no_plain_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} has to be looked at more closely")
+
+
+_PLAIN_DIGITS_MAX = 15
+"""Of a number that every reader of JSON reads alike."""
+_PLAIN_DECODER = json.JSONDecoder(
+    parse_float=_no_plain_number, parse_int=_short_plain_int, parse_constant=_no_plain_number
+)
+_PLAIN_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def _object_without_repeated_keys(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
@@ -209,8 +248,11 @@ def parse_canonical_json(data: bytes, *, what: str, bytes_max: int) -> dict[str,
         TooLargeError: data is larger than `bytes_max`.
         MalformedError: data is no object, not canonical, or has more than `JSON_MARKS_MAX` commas and colons.
     """
-    if len(data) <= bytes_max and sum(map(data.count, (b",", b":"))) > JSON_MARKS_MAX:
+    if len(data) <= bytes_max and data.count(b",") + data.count(b":") > JSON_MARKS_MAX:
         raise MalformedError(f"{what} has more than {JSON_MARKS_MAX} commas and colons")
+    plain = _plain_canonical_object(parse_utf8(data, what=what, bytes_max=bytes_max))
+    if plain is not None:
+        return plain
     value = parse_json_object(data, what=what, bytes_max=bytes_max)
     try:
         canonical = format_canonical_json(value)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from treehead.encoding import format_base64, parse_base64, parse_hex
 from treehead.errors import MalformedError, SignatureError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 KEY_ID_BYTES = 4
@@ -192,9 +193,8 @@ class PublicKey:
         from cryptography.hazmat.primitives.asymmetric import ec, utils
 
         try:
-            key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), self.spki[-65:])
-            key.verify(signature, digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
-        except (InvalidSignature, ValueError) as exc:
+            _p256_key(self.spki[-65:]).verify(signature, digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+        except (InvalidSignature, ValueError, MalformedError) as exc:
             raise SignatureError("ECDSA P-256 signature does not verify") from exc
 
     def __str__(self) -> str:
@@ -211,20 +211,24 @@ def public_key_from_spki(spki: bytes) -> PublicKey:
     for scheme, prefix in _SPKI_PREFIX.items():
         if spki.startswith(prefix) and len(spki) == len(prefix) + _SPKI_KEY_BYTES[scheme]:
             if scheme is Scheme.P256:
-                _check_p256_point(spki[-65:])
+                _p256_key(spki[-65:])
             return PublicKey(scheme=scheme, spki=spki)
     raise UnsupportedError("public key is neither Ed25519 nor ECDSA P-256 (SubjectPublicKeyInfo DER)")
 
 
-def _check_p256_point(encoded: bytes) -> bytes:
-    """The uncompressed encoding of a P-256 point that is given in either encoding."""
+@lru_cache(maxsize=1_024)
+def _p256_key(encoded: bytes) -> EllipticCurvePublicKey:
+    """The key of a point in either encoding. Kept: few sign much, and to load a key takes a fifth of a verification.
+
+    Raises:
+        MalformedError: it is no point of the curve.
+    """
     from cryptography.hazmat.primitives.asymmetric import ec
 
     try:
-        numbers = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), encoded).public_numbers()
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), encoded)
     except ValueError as exc:
         raise MalformedError("public key is not a point of the curve P-256") from exc
-    return b"\x04" + numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
 
 
 def parse_public_key(text: str) -> PublicKey:
@@ -239,7 +243,9 @@ def parse_public_key(text: str) -> PublicKey:
         return PublicKey(scheme=Scheme.ED25519, spki=_SPKI_PREFIX[Scheme.ED25519] + raw)
     if name == Scheme.P256.value:
         raw = parse_base64(encoded, what="p256 public key", length=33)
-        return PublicKey(scheme=Scheme.P256, spki=_SPKI_PREFIX[Scheme.P256] + _check_p256_point(raw)[1:])
+        numbers = _p256_key(raw).public_numbers()
+        point = numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
+        return PublicKey(scheme=Scheme.P256, spki=_SPKI_PREFIX[Scheme.P256] + point)
     raise MalformedError("not a public key: expected ed25519:BASE64 or p256:BASE64")
 
 

@@ -33,7 +33,7 @@ PYPI = "pypi"
 _ECOSYSTEM = re.compile(r"[a-z][a-z0-9.-]*")
 _PROJECT = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _PROJECT_SEPARATORS = re.compile(r"[-_.]+")
-_PURL_OCTETS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_~:")
+_PURL_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_~:"
 DIGEST_BYTES = {"sha256": 32, "sha512": 64}
 """The digest algorithms that are read from statements, and their lengths; others are ignored."""
 
@@ -180,7 +180,9 @@ def format_purl(*, ecosystem: str, name: str, version: str) -> str:
 
 
 def _percent_encode(text: str) -> str:
-    return "".join(chr(octet) if octet in _PURL_OCTETS else f"%{octet:02X}" for octet in text.encode())
+    if not text.encode().translate(None, _PURL_PLAIN):
+        return text
+    return "".join(chr(octet) if octet in _PURL_PLAIN else f"%{octet:02X}" for octet in text.encode())
 
 
 def format_release_statement(release: Release, *, digests: Mapping[str, bytes]) -> bytes:
