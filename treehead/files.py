@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING
 
 from treehead.errors import StorageError, TooLargeError, UsageError
@@ -98,6 +99,20 @@ def replace(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         _sync_directory(path.parent)
     except OSError as exc:
         raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def sync_data(descriptor: int) -> None:
+    """Returns when what was written to a file is on the disk; its times need not be.
+
+    Raises:
+        OSError: it may not be there. What the operating system has cached of it is not to be trusted.
+    """
+    if sys.platform == "darwin":
+        import fcntl
+
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync alone does not reach the disk there
+    else:
+        os.fdatasync(descriptor)
 
 
 def _sync_directory(path: Path) -> None:

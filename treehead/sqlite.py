@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -30,14 +30,17 @@ class Schema:
     Attributes:
         owner: whose file it is, for messages, such as "log".
         application_id: what tells it from other SQLite files.
-        version: raised with every change of `statements`; a file of another version is refused.
+        version: raised with every change of `statements`; a file of a newer version is refused.
         statements: the SQL that makes the tables of a new file.
+        migrations: for each earlier version, what makes a file of the next one of it, inside a transaction. A version
+            from which these do not lead to the newest is refused.
     """
 
     owner: str
     application_id: int
     version: int
     statements: str
+    migrations: Mapping[int, Callable[[sqlite3.Connection], None]] = field(default_factory=dict)
 
 
 def create(path: Path, schema: Schema, *, fill: Callable[[sqlite3.Connection], object] = lambda _: None) -> None:
@@ -65,10 +68,12 @@ def create(path: Path, schema: Schema, *, fill: Callable[[sqlite3.Connection], o
 
 
 def connect(path: Path, schema: Schema, *, is_writer: bool, cache_kibibytes: int = 16_384) -> sqlite3.Connection:
-    """A connection to an existing file. The caller sees to it that there is one writer.
+    """A connection to an existing file, which a writer first brings up to the newest version.
+
+    The caller sees to it that there is one writer.
 
     Raises:
-        StorageError: there is no such file, it is another program's, or one of another version.
+        StorageError: there is no such file, it is another program's, or one of a version that cannot be used.
     """
     mode = "rw" if is_writer else "ro"
     try:
@@ -76,13 +81,14 @@ def connect(path: Path, schema: Schema, *, is_writer: bool, cache_kibibytes: int
             f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
         )
         try:
-            _check_schema(connection, path, schema)
             connection.execute("pragma trusted_schema = off")
             connection.execute(f"pragma cache_size = -{cache_kibibytes}")
             if is_writer:
                 connection.execute("pragma synchronous = full")
                 connection.execute("pragma fullfsync = on")  # where fsync alone does not reach the disk (macOS)
-            else:
+                _migrate(connection, path, schema)
+            _check_schema(connection, path, schema)
+            if not is_writer:
                 connection.execute("pragma query_only = on")
                 connection.execute("pragma wal_autocheckpoint = 0")
         except BaseException:
@@ -93,10 +99,42 @@ def connect(path: Path, schema: Schema, *, is_writer: bool, cache_kibibytes: int
     return connection
 
 
-def _check_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
+    """Bring a file of an earlier version up to the newest, in one transaction."""
+    version = read_version(connection, path, schema)
+    if version not in schema.migrations:
+        return
+    connection.execute("begin immediate")
+    try:
+        while (migrate := schema.migrations.get(version)) is not None:
+            migrate(connection)
+            version += 1
+        connection.execute(f"pragma user_version = {version}")
+        connection.execute("commit")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        raise
+
+
+def read_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> int:
+    """The version of a file.
+
+    Raises:
+        StorageError: it is another program's.
+    """
     if connection.execute("pragma application_id").fetchone()[0] != schema.application_id:
         raise StorageError(f"{path} is not the database of a Treehead {schema.owner}")
-    version = connection.execute("pragma user_version").fetchone()[0]
+    return cast("int", connection.execute("pragma user_version").fetchone()[0])
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
+    version = read_version(connection, path, schema)
+    if version in schema.migrations:
+        raise StorageError(
+            f"{path} has schema version {version}, and this program reads version {schema.version}: "
+            f"start the {schema.owner} once, which brings it up to that"
+        )
     if version != schema.version:
         raise StorageError(
             f"{path} has schema version {version}, and this program knows version {schema.version}: "

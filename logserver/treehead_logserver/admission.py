@@ -3,45 +3,71 @@
 It is parsed strictly, its signature verifies, and it is hashed: all before the transaction, and on threads of their
 own, for checking a signature takes longer than most of what the event loop does and lets other threads run meanwhile.
 Who may sign what is not decided here.
+
+A log takes the kinds of entries that its operator switched on. With `opaque` among them it takes any bytes, which then
+have no signer and are found by their hash only, unless they are an entry in good order.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from treehead.entry import parse_entry, verify_entry
-from treehead.errors import UnavailableError
+from treehead.entry import Entry, parse_entry, verify_entry
+from treehead.errors import MalformedError, SignatureError, TooLargeError, UnavailableError, UnsupportedError
 from treehead.merkle import hash_leaf
+from treehead.tile import ENTRY_BYTES_MAX
 from treehead_logserver.backlog import Backlog
 from treehead_logserver.config import Limits
-from treehead_logserver.storage.base import Candidate, Digest
+from treehead_logserver.kinds import OPAQUE, SIGNED_KINDS
+from treehead_logserver.storage.base import Candidate, Term
 
 Outcome = Candidate | Exception
 """A candidate, or why the leaf makes none: a `TreeheadError`, or else a defect of ours."""
 
 
-def admit_leaf(leaf: bytes) -> Candidate:
-    """The candidate that a leaf makes.
+def admit_leaf(leaf: bytes, *, kinds: Collection[str]) -> Candidate:
+    """The candidate that a leaf makes in a log that takes these kinds.
 
     Raises:
-        MalformedError, UnsupportedError: it is not an entry of a known kind; the message names the field.
+        TooLargeError: it is larger than 65,535 bytes.
+        MalformedError, UnsupportedError: it is not an entry of such a kind; the message names the field.
         SignatureError: its signature does not verify.
     """
+    if len(leaf) > ENTRY_BYTES_MAX:
+        raise TooLargeError(f"entry is larger than {ENTRY_BYTES_MAX} bytes")
+    terms: frozenset[Term] = frozenset()
+    if OPAQUE not in kinds or leaf.startswith(b"{"):
+        try:
+            terms = terms_of(_verified_entry(leaf, kinds))
+        except (MalformedError, UnsupportedError, SignatureError):
+            if OPAQUE not in kinds:
+                raise
+    return Candidate(leaf, hash_leaf(leaf), terms)
+
+
+def _verified_entry(leaf: bytes, kinds: Collection[str]) -> Entry:
     entry = parse_entry(leaf)
+    name = entry.kind.partition("/")[0]
+    if name not in kinds and OPAQUE not in kinds:
+        raise UnsupportedError(f"field kind: this log does not take {name} (it takes {', '.join(sorted(kinds))})")
     verify_entry(entry)
-    digests = {Digest(*item) for artifact in entry.artifacts for item in artifact.digests.items()}
-    return Candidate(leaf=leaf, leaf_hash=hash_leaf(leaf), digests=frozenset(digests))
+    return entry
 
 
-def _admit(leaves: Sequence[bytes]) -> list[Outcome]:
+def terms_of(entry: Entry) -> frozenset[Term]:
+    """What an entry is found by: the digests of the artifacts that it speaks of."""
+    return frozenset(Term(*item) for artifact in entry.artifacts for item in artifact.digests.items())
+
+
+def _admit(leaves: Sequence[bytes], kinds: Collection[str]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for leaf in leaves:
         try:
-            outcomes.append(admit_leaf(leaf))
+            outcomes.append(admit_leaf(leaf, kinds=kinds))
         except Exception as exc:  # noqa: BLE001 -- what one leaf does must not fail others that share its hop
             outcomes.append(exc)
     return outcomes
@@ -59,7 +85,8 @@ class Admission:
     serves many calls. They take turns: a long batch goes to the end of the queue after each share of it.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, kinds: Collection[str] = SIGNED_KINDS) -> None:
+        self._kinds = frozenset(kinds)
         self._threads = limits.admission_threads
         self._group_entries_max = limits.admission_entries_max
         self._pool = ThreadPoolExecutor(limits.admission_threads, thread_name_prefix="admission")
@@ -102,7 +129,9 @@ class Admission:
             group = self._next_group()
             leaves = [leaf for share in group for leaf in share.leaves]
             try:
-                outcomes = iter(await asyncio.get_running_loop().run_in_executor(self._pool, _admit, leaves))
+                outcomes = iter(
+                    await asyncio.get_running_loop().run_in_executor(self._pool, _admit, leaves, self._kinds)
+                )
             except RuntimeError:  # the threads are gone, since the log is shutting down; nobody may wait for them
                 for share in group:
                     share.outcomes.set_exception(UnavailableError("the log is shutting down; try again later"))

@@ -19,11 +19,13 @@ from treehead_logserver.admission import Admission
 from treehead_logserver.config import ServeConfig
 from treehead_logserver.datadir import DataDirectory
 from treehead_logserver.heads import Head, Heads
+from treehead_logserver.highwater import HighWaterMark, MissingMarkError, create_mark
 from treehead_logserver.prover import Prover
-from treehead_logserver.recovery import recover_edge
+from treehead_logserver.recovery import RolledBackError, check_mark, recover_edge
 from treehead_logserver.sequencer import Sequencer
 from treehead_logserver.service import LogService
 from treehead_logserver.signer import Signer
+from treehead_logserver.storage.schema import read_unmarked_checkpoint
 from treehead_logserver.storage.sqlite import SqliteStorage
 
 _LOG = logging.getLogger(__name__)
@@ -72,19 +74,30 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
         vkey = read_vkey(directory)
         stack.enter_context(locked(directory))
         key = read_key(directory, vkey=vkey, passphrase=config.passphrase)
+        if not directory.mark.exists() and (checkpoint := read_unmarked_checkpoint(directory.database)) is not None:
+            create_mark(directory.mark, checkpoint)
         storage = await SqliteStorage.open(directory.database)
         stack.push_async_callback(storage.close)
         state = await storage.read_state()
         edge = await recover_edge(storage, state, vkey=vkey)
+        try:
+            mark = HighWaterMark.open(directory.mark, vkey=vkey)
+            stack.callback(mark.close)
+            await check_mark(storage, edge, mark.newest)
+        except (MissingMarkError, RolledBackError) as exc:
+            raise type(exc)(f"{exc}; treehead-log recover --data {directory.path} says what to do") from exc
+        # What an earlier process committed and did not come to show is shown from now on.
+        mark.raise_to(state.size, state.checkpoint)
         _LOG.info("log %s has %d entries (SQLite %s)", vkey.name, state.size, sqlite3.sqlite_version)
 
         heads = Heads(Head.of(edge, checkpoint=state.checkpoint))
         prover = Prover(storage, tiles_max=limits.tiles_max)
-        admission = Admission(limits)
+        admission = Admission(limits, kinds=config.kinds)
         stack.callback(admission.close)
         sequencer = Sequencer(
             storage=storage,
             signer=Signer(key=key, origin=vkey.name),
+            settle=lambda state: mark.raise_to(state.size, state.checkpoint),
             edge=edge,
             heads=heads,
             prover=prover,
@@ -101,6 +114,7 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
         )
         service = LogService(
             vkey=vkey,
+            kinds=config.kinds,
             limits=limits,
             admission=admission,
             sequencer=sequencer,

@@ -98,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         help="where to listen (default %(default)s; port 0: a free one)",
     )
     serve.add_argument(
+        "--kind",
+        action="append",
+        metavar="KIND",
+        help="take entries of this kind, and with it repeated of others: attestation and hashedrekord, which are taken "
+        "without it, or opaque, which is any bytes",
+    )
+    serve.add_argument(
         "--insecure", action="store_true", help="listen even where other machines can reach the log, without TLS"
     )
     return parser
@@ -128,11 +135,13 @@ def _serve(options: argparse.Namespace) -> None:
     from treehead.server import loop_factory
     from treehead_logserver import app
     from treehead_logserver.config import ServeConfig
+    from treehead_logserver.kinds import SIGNED_KINDS
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = ServeConfig(
         data=options.data,
         grpc=options.grpc,
+        kinds=SIGNED_KINDS if options.kind is None else frozenset(options.kind),
         insecure=options.insecure,
         passphrase=read_passphrase(options.passphrase_file, environment=os.environ),
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from treehead.errors import UsageError
 from treehead.server import check_listening_address
+from treehead_logserver.kinds import ALL_KINDS, SIGNED_KINDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +30,12 @@ class Limits:
             wait to be logged.
         admission_threads: threads that check entries; parsing holds the interpreter lock, so a second one gains little.
         admission_entries_max: entries that such a thread takes at a time.
-        tiles_max: expanded tiles in memory, of 41 KB each.
+        tiles_max: full tiles in memory, of 17 KB each.
         calls_max: calls under way at once.
         watchers_max, readers_max, finders_max: of these, calls of WatchCheckpoints, of GetEntries and of FindEntries.
         write_ms: how long the caller of a stream may take to make room for one message.
         retry_ms: after how long a submitter who found the log busy should come again.
+        idle_ms: after how long without submissions the log does what it has put off.
         drain_ms: how long calls under way may take to end when the server stops.
     """
 
@@ -48,13 +51,14 @@ class Limits:
     queue_bytes_max: int = 67_108_864
     admission_threads: int = 1
     admission_entries_max: int = 64
-    tiles_max: int = 1_024
+    tiles_max: int = 4_096
     calls_max: int = 1_536
     watchers_max: int = 512
     readers_max: int = 64
     finders_max: int = 64
     write_ms: int = 30_000
     retry_ms: int = 100
+    idle_ms: int = 50
     drain_ms: int = 5_000
 
 
@@ -62,17 +66,23 @@ class Limits:
 class ServeConfig:
     """How to serve one log: from the directory `data`, on the address `grpc` (HOST:PORT, port 0 for a free one).
 
-    `insecure` permits an address that others can reach, although there is no TLS.
+    `kinds` are those of the entries that it takes. `insecure` permits an address that others can reach, although there
+    is no TLS.
 
     Raises:
-        UsageError: the address is malformed, or others can reach it and `insecure` is not given.
+        UsageError: the address is malformed, or others can reach it and `insecure` is not given; or there are no kinds,
+            or
+            one that is not known.
     """
 
     data: Path
     grpc: str
+    kinds: frozenset[str] = SIGNED_KINDS
     insecure: bool = False
     passphrase: bytes | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         check_listening_address(self.grpc, insecure=self.insecure)
+        if not self.kinds or not self.kinds <= ALL_KINDS:
+            raise UsageError(f"--kind is one of {', '.join(sorted(ALL_KINDS))}, and may be given several times")

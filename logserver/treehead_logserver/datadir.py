@@ -1,6 +1,7 @@
 """The data directory of one log: key, vkey and lock as `treehead.datadir` lays them out, and the database.
 
     DIR/log.sqlite   the database, with what SQLite puts beside it
+    DIR/high-water   the newest checkpoint that may have been given out: see `highwater`
 
 The name in the vkey is the log's origin.
 """
@@ -17,6 +18,7 @@ from treehead.errors import UsageError
 from treehead.keyfile import create_private_key
 from treehead.keys import NoteKeyType, Scheme, VerifierKey, is_key_name
 from treehead.tile import RightEdge
+from treehead_logserver.highwater import create_mark
 from treehead_logserver.signer import Signer
 from treehead_logserver.storage.sqlite import create_database
 
@@ -33,6 +35,11 @@ class DataDirectory(KeyDirectory):
     def database(self) -> Path:
         """The database."""
         return self.path / "log.sqlite"
+
+    @property
+    def mark(self) -> Path:
+        """The high-water mark."""
+        return self.path / "high-water"
 
 
 def create_log(directory: DataDirectory, *, origin: str, passphrase: bytes | None) -> VerifierKey:
@@ -75,7 +82,7 @@ def _make_directory(path: Path) -> bool:
 def _refuse_leftovers(directory: DataDirectory) -> None:
     if directory.vkey.exists():
         raise UsageError(f"{directory.path} holds a log already; it was not touched")
-    for path in (directory.key, directory.database):
+    for path in (directory.key, directory.database, directory.mark):
         if path.exists():
             raise UsageError(
                 f"{path} is there, but no log: it may be what an init that did not finish has left; "
@@ -88,8 +95,11 @@ def _fill(
 ) -> VerifierKey:
     key = create_private_key(directory.key, scheme=Scheme.ED25519, passphrase=passphrase)
     undo.callback(directory.key.unlink)
-    create_database(directory.database, Signer(key=key, origin=origin).state_of(RightEdge()))
+    empty = Signer(key=key, origin=origin).state_of(RightEdge())
+    create_database(directory.database, empty)
     undo.callback(directory.database.unlink)
+    create_mark(directory.mark, empty.checkpoint)
+    undo.callback(directory.mark.unlink)
     vkey = key.verifier_key(name=origin, key_type=NoteKeyType.ED25519)
     # Last, and whole or not at all: with this file the directory holds a log.
     write_vkey(directory, vkey)

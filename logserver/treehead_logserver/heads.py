@@ -5,28 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 from treehead.tile import ExpandedTile, RightEdge, TileId
 
 
-@dataclass(frozen=True, kw_only=True)  # no slots: the edge is expanded once, when a first proof needs it
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """A tree that is durable and whose checkpoint may be given out, with the hashes that no full tile holds."""
+    """A tree that is durable and whose checkpoint may be given out, with the tiles that are not full."""
 
     size: int
     checkpoint: bytes
-    edge: Mapping[TileId, tuple[bytes, ...]]
+    edge: Mapping[TileId, ExpandedTile]
 
     @classmethod
     def of(cls, edge: RightEdge, *, checkpoint: bytes) -> Head:
         """The head of the tree that ends in `edge`; not checked: that this is what `checkpoint` signs."""
         return cls(size=edge.size, checkpoint=checkpoint, edge=edge.tiles())
-
-    @cached_property
-    def expanded_edge(self) -> Mapping[TileId, ExpandedTile]:
-        """The unfilled tiles, ready to be read from."""
-        return {tile: ExpandedTile(hashes) for tile, hashes in self.edge.items()}
 
 
 class Heads:

@@ -1,19 +1,23 @@
-"""What a log does before it serves: rebuild the right edge, and check it against what was signed.
+"""What a log does before it serves: rebuild the right edge, and hold it against what was signed.
 
-The work does not grow with the log: of each level at most 255 hashes, each the root of one full tile below.
+The work does not grow with the log: of each level at most 255 hashes, each the root of one full tile below, and for the
+high-water mark a handful of tiles.
 """
 
 from __future__ import annotations
 
-from treehead.checkpoint import open_checkpoint
+from treehead.checkpoint import Checkpoint, open_checkpoint
 from treehead.errors import MalformedError, SignatureError, StorageError
 from treehead.keys import VerifierKey
-from treehead.merkle import hash_leaf
-from treehead.tile import TILE_HEIGHT, TILE_WIDTH, RightEdge, TileId
-from treehead_logserver.prover import expand_tile
+from treehead.merkle import assemble, hash_leaf, plan_root
+from treehead.tile import TILE_HEIGHT, TILE_WIDTH, ExpandedTile, RightEdge, TileId, TileReader, tiles_of
 from treehead_logserver.storage.base import Storage, TreeState
 
 READ_BYTES_MAX = 1_048_576
+
+
+class RolledBackError(StorageError):
+    """The database is older than what the log has signed: to go on from it would fork the log."""
 
 
 async def recover_edge(storage: Storage, state: TreeState, *, vkey: VerifierKey) -> RightEdge:
@@ -43,6 +47,31 @@ async def recover_edge(storage: Storage, state: TreeState, *, vkey: VerifierKey)
     return edge
 
 
+async def check_mark(storage: Storage, edge: RightEdge, mark: Checkpoint) -> None:
+    """Returns only if the tree that ends in `edge` is the marked one, or one that it has grown into.
+
+    Raises:
+        RolledBackError: the tree is smaller.
+        StorageError: it is another, or a tile cannot be read.
+    """
+    if edge.size < mark.size:
+        raise RolledBackError(
+            f"the database has {edge.size} entries, but this log has signed a tree of {mark.size}: an older copy was "
+            "put back, and to go on from it would fork the log"
+        )
+    root = edge.root()
+    if 0 < mark.size < edge.size:
+        plan = plan_root(mark.size)
+        partial = edge.tiles()
+        full = await storage.read_tiles(sorted(tiles_of(plan) - partial.keys()))
+        (root,) = assemble(plan, TileReader(partial, full))
+    if mark.size and root != mark.root:
+        raise StorageError(
+            f"the database has another tree of size {mark.size} than the one that this log has signed: "
+            "it is another log's, or damaged"
+        )
+
+
 async def _leaf_hashes(storage: Storage, size: int) -> list[bytes]:
     begin = size - size % TILE_WIDTH
     hashes: list[bytes] = []
@@ -58,10 +87,11 @@ async def _tile_roots(storage: Storage, level: int, size: int) -> list[bytes]:
     """The hashes of the unfilled tile of a level above 0: the roots of the newest full tiles of the level below."""
     end = size >> (TILE_HEIGHT * level)
     tiles = [TileId(level - 1, number) for number in range(end - end % TILE_WIDTH, end)]
-    found = await storage.read_tiles(tiles)
     roots = []
-    for tile in tiles:
-        if tile not in found:
-            raise StorageError(f"the database has lost tile {tile.level}/{tile.number}")
-        roots.append(expand_tile(tile, found[tile]).levels[-1][0])
+    for tile, stored in (await storage.read_tiles(tiles)).items():
+        # Hashed anew: a few dozen ms at most, and the newest tiles are those that a crash could have harmed.
+        expanded = ExpandedTile.of(stored.hashes)
+        if expanded != stored:
+            raise StorageError(f"tile {tile.level}/{tile.number} is damaged: its inner nodes are not its hashes'")
+        roots.append(expanded.rows[-1])
     return roots

@@ -20,7 +20,7 @@ from treehead_logserver.config import Limits
 from treehead_logserver.heads import Head, Heads
 from treehead_logserver.prover import Prover
 from treehead_logserver.signer import Signer
-from treehead_logserver.storage.base import Candidate, Extension, Placed, Sequencing, UnknownOutcomeError
+from treehead_logserver.storage.base import Candidate, Extension, Placed, Sequencing, Settle, UnknownOutcomeError
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,10 +34,19 @@ class Sequencer:
     """Puts candidates into the log. For one event loop; `run` is the one task that commits."""
 
     def __init__(
-        self, *, storage: Sequencing, signer: Signer, edge: RightEdge, heads: Heads, prover: Prover, limits: Limits
+        self,
+        *,
+        storage: Sequencing,
+        signer: Signer,
+        settle: Settle,
+        edge: RightEdge,
+        heads: Heads,
+        prover: Prover,
+        limits: Limits,
     ) -> None:
         self._storage = storage
         self._signer = signer
+        self._settle = settle
         self._edge = edge
         self._heads = heads
         self._prover = prover
@@ -81,8 +90,7 @@ class Sequencer:
                     await self._commit(self._next_group())
                 if self._draining:
                     return
-                self._arrival.clear()
-                await self._arrival.wait()
+                await self._next_arrival()
         finally:
             self._draining = True
             _fail(self._queue, "the log stopped before it could log the entry; try again")
@@ -91,6 +99,19 @@ class Sequencer:
         """Take no more submissions, and have `run` return when those that wait are done."""
         self._draining = True
         self._arrival.set()
+
+    async def _next_arrival(self) -> None:
+        """Wait for a submission, and when none comes for a while let the storage do what has waited for that."""
+        self._arrival.clear()
+        try:
+            async with asyncio.timeout(self._limits.idle_ms / 1_000):
+                await self._arrival.wait()
+        except TimeoutError:
+            try:
+                await self._storage.tidy()
+            except StorageError as exc:
+                _LOG.error("the database could not be tidied: %s", exc)
+            await self._arrival.wait()
 
     def _next_group(self) -> list[_Submission]:
         """The submissions that wait, up to the bounds of a commit, but at least one."""
@@ -145,7 +166,7 @@ class Sequencer:
             extended.append((edge, extension))
             return extension
 
-        places = await self._storage.append(candidates, extend)
+        places = await self._storage.append(candidates, extend, self._settle)
         for edge, extension in extended:
             self._edge = edge
             self._prover.add(extension.tiles)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import grpc
 
-from treehead.entry import KINDS
+from treehead.entry import KINDS, parse_entry
 from treehead.errors import StorageError, TreeheadError
 from treehead.keys import VerifierKey, format_vkey
 from treehead.merkle import HASH_BYTES
@@ -23,13 +23,14 @@ from treehead.statement import DIGEST_BYTES
 from treehead.tile import ENTRY_BYTES_MAX
 from treehead.v1 import log_pb2, log_pb2_grpc
 from treehead.wire import status_of
-from treehead_logserver.admission import Admission
+from treehead_logserver.admission import Admission, terms_of
 from treehead_logserver.backlog import BusyError
 from treehead_logserver.config import Limits
 from treehead_logserver.heads import Head, Heads
+from treehead_logserver.kinds import OPAQUE
 from treehead_logserver.prover import Prover
 from treehead_logserver.sequencer import Sequencer
-from treehead_logserver.storage.base import Candidate, Digest, Reading
+from treehead_logserver.storage.base import Candidate, Reading, Term
 
 if TYPE_CHECKING:
     from treehead.v1.log_pb2_grpc import _ServicerContext as Context
@@ -86,6 +87,7 @@ class LogService(log_pb2_grpc.LogServicer):
         self,
         *,
         vkey: VerifierKey,
+        kinds: Collection[str],
         limits: Limits,
         admission: Admission,
         sequencer: Sequencer,
@@ -105,7 +107,7 @@ class LogService(log_pb2_grpc.LogServicer):
         self._info = log_pb2.GetLogInfoResponse(
             origin=vkey.name,
             vkey=format_vkey(vkey),
-            kinds=["/".join(kind) for kind in KINDS],
+            kinds=[*("/".join(kind) for kind in KINDS if kind[0] in kinds), *{OPAQUE}.intersection(kinds)],
             entry_bytes_max=ENTRY_BYTES_MAX,
             batch_entries_max=limits.batch_entries_max,
             find_entries_max=limits.find_entries_max,
@@ -241,22 +243,31 @@ class LogService(log_pb2_grpc.LogServicer):
                 )
             self._finders.take(context)
             head = self._heads.newest
-            indices = await self._storage.find_digest(
-                Digest(request.algorithm, request.digest),
-                first_index=min(request.first_index, head.size),
-                end_index=head.size,
-                count_max=self._limits.find_entries_max + 1,
+            return await self._find(
+                Term(request.algorithm, request.digest), first_index=min(request.first_index, head.size), head=head
             )
-            page: list[log_pb2.FoundEntry] = []
-            room_bytes = self._limits.page_bytes_max
-            for index in indices[: self._limits.find_entries_max]:
+
+    async def _find(self, term: Term, *, first_index: int, head: Head) -> log_pb2.FindEntriesResponse:
+        """One page of the entries that are found by a term, from an index on."""
+        response = log_pb2.FindEntriesResponse(checkpoint=head.checkpoint)
+        room_bytes = self._limits.page_bytes_max
+        while True:
+            indices = await self._storage.find_term(
+                term, first_index=first_index, end_index=head.size, count_max=self._limits.find_entries_max
+            )
+            for index in indices:
                 (leaf,) = await self._read_leaves(index, index + 1)
+                if not _is_found_by(leaf, term):
+                    continue  # another term of the same key
                 room_bytes -= len(leaf)
-                if page and room_bytes < 0:
-                    break
+                if response.entries and (room_bytes < 0 or len(response.entries) == self._limits.find_entries_max):
+                    response.more = True
+                    return response
                 hashes = await self._prover.prove_inclusion(index=index, size=head.size, head=head)
-                page.append(log_pb2.FoundEntry(leaf=leaf, leaf_index=index, hashes=hashes))
-            return log_pb2.FindEntriesResponse(entries=page, checkpoint=head.checkpoint, more=len(indices) > len(page))
+                response.entries.append(log_pb2.FoundEntry(leaf=leaf, leaf_index=index, hashes=hashes))
+            if not indices:
+                return response
+            first_index = indices[-1] + 1
 
     async def _read_leaves(self, index: int, end: int) -> list[bytes]:
         leaves = await self._storage.read_leaves(
@@ -306,6 +317,13 @@ class LogService(log_pb2_grpc.LogServicer):
         else:
             return
         await context.abort(code, message)
+
+
+def _is_found_by(leaf: bytes, term: Term) -> bool:
+    try:
+        return term in terms_of(parse_entry(leaf))
+    except TreeheadError:
+        return False  # any bytes, in a log that takes them
 
 
 def _refusal(error: Exception) -> str:

@@ -5,45 +5,63 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from treehead.errors import StorageError
 from treehead.merkle import hash_leaf
-from treehead.tile import TILE_BYTES, TileId
-from treehead_logserver.storage.base import Candidate, Digest, Extension, Placed, Storage, TreeState
+from treehead.tile import TILE_BYTES, ExpandedTile, TileId
+from treehead_logserver.storage.base import Candidate, Extension, Placed, Storage, Term, TreeState, UnknownOutcomeError
 
 EMPTY = TreeState(size=0, compact_range=(), checkpoint=b"checkpoint 0")
 
 
-def candidate(leaf: bytes, *digests: Digest) -> Candidate:
-    return Candidate(leaf=leaf, leaf_hash=hash_leaf(leaf), digests=frozenset(digests))
+def candidate(leaf: bytes, *terms: Term) -> Candidate:
+    return Candidate(leaf, hash_leaf(leaf), frozenset(terms))
 
 
 def candidates(*leaves: bytes) -> list[Candidate]:
     return [candidate(leaf) for leaf in leaves]
 
 
-def sha256_digest(content: bytes) -> Digest:
-    return Digest("sha256", sha256(content).digest())
+def sha256_of(content: bytes) -> Term:
+    return Term("sha256", sha256(content).digest())
 
 
 class Extender:
     """Stands for the log's tree: says which state follows, and remembers what it was asked."""
 
-    def __init__(self, tiles: dict[TileId, bytes] | None = None, error: Exception | None = None) -> None:
+    def __init__(
+        self,
+        tiles: Mapping[TileId, ExpandedTile] | None = None,
+        *,
+        error: Exception | None = None,
+        settle_error: StorageError | None = None,
+    ) -> None:
         self.tiles = tiles or {}
         self.error = error
+        self.settle_error = settle_error
         self.calls: list[tuple[int, list[bytes]]] = []
+        self.settled: list[TreeState] = []
 
     def __call__(self, size: int, leaf_hashes: Sequence[bytes]) -> Extension:
         self.calls.append((size, list(leaf_hashes)))
         if self.error is not None:
             raise self.error
         return Extension(state=state_at(size + len(leaf_hashes)), tiles=self.tiles)
+
+    def settle(self, state: TreeState) -> None:
+        self.settled.append(state)
+        if self.settle_error is not None:
+            raise self.settle_error
+
+
+async def append(storage: Storage, entries: Sequence[Candidate], extender: Extender) -> Sequence[Placed]:
+    return await storage.append(entries, extender, extender.settle)
 
 
 def state_at(size: int) -> TreeState:
@@ -80,89 +98,128 @@ class StorageSuite(ABC):
         assert await storage.read_state() == EMPTY
 
     async def test_new_entries_get_the_next_indices_in_their_order(self, storage: Storage) -> None:
-        assert await storage.append(candidates(b"a", b"b"), Extender()) == [Placed(0, False), Placed(1, False)]
-        assert await storage.append(candidates(b"c"), Extender()) == [Placed(2, False)]
+        assert await append(storage, candidates(b"a", b"b"), Extender()) == [Placed(0, False), Placed(1, False)]
+        assert await append(storage, candidates(b"c"), Extender()) == [Placed(2, False)]
         assert await storage.read_leaves(first_index=0, end_index=3, bytes_max=100) == [b"a", b"b", b"c"]
 
     async def test_the_tree_is_extended_by_the_new_hashes_and_its_state_kept(self, storage: Storage) -> None:
         extender = Extender()
-        await storage.append(candidates(b"a", b"b", b"c"), extender)
-        await storage.append(candidates(b"d"), extender)
+        await append(storage, candidates(b"a", b"b", b"c"), extender)
+        await append(storage, candidates(b"d"), extender)
         assert extender.calls == [(0, [hash_leaf(b"a"), hash_leaf(b"b"), hash_leaf(b"c")]), (3, [hash_leaf(b"d")])]
         assert await storage.read_state() == state_at(4)
 
     async def test_an_entry_that_is_there_gets_its_first_index(self, storage: Storage) -> None:
-        await storage.append(candidates(b"a", b"b"), Extender())
+        await append(storage, candidates(b"a", b"b"), Extender())
         extender = Extender()
-        placed = await storage.append(candidates(b"new", b"b", b"newer", b"a"), extender)
+        placed = await append(storage, candidates(b"new", b"b", b"newer", b"a"), extender)
         assert placed == [Placed(2, False), Placed(1, True), Placed(3, False), Placed(0, True)]
         assert extender.calls == [(2, [hash_leaf(b"new"), hash_leaf(b"newer")])]
 
     async def test_nothing_new_signs_and_writes_nothing(self, storage: Storage) -> None:
-        await storage.append(candidates(b"a", b"b"), Extender())
+        await append(storage, candidates(b"a", b"b"), Extender())
         extender = Extender(error=AssertionError("nothing is new"))
-        assert await storage.append(candidates(b"b", b"a"), extender) == [Placed(1, True), Placed(0, True)]
+        assert await append(storage, candidates(b"b", b"a"), extender) == [Placed(1, True), Placed(0, True)]
         assert extender.calls == []
         assert await storage.read_state() == state_at(2)
 
     async def test_hashes_that_begin_alike_are_two_leaves(self, storage: Storage) -> None:
         known = candidate(b"a")
         alike = Candidate(leaf=b"b", leaf_hash=known.leaf_hash[:-1] + bytes([known.leaf_hash[-1] ^ 1]))
-        assert await storage.append([known, alike], Extender()) == [Placed(0, False), Placed(1, False)]
-        assert await storage.append([known], Extender()) == [Placed(0, True)]
+        assert await append(storage, [known, alike], Extender()) == [Placed(0, False), Placed(1, False)]
+        assert await append(storage, [known], Extender()) == [Placed(0, True)]
         assert await storage.find_leaf(known.leaf_hash) == 0
 
     async def test_every_byte_of_an_entry_is_kept(self, storage: Storage) -> None:
         leaves = [bytes(range(256)), b"", bytes(65_535)]
-        await storage.append(candidates(*leaves), Extender())
+        await append(storage, candidates(*leaves), Extender())
         assert await storage.read_leaves(first_index=0, end_index=3, bytes_max=1_000_000) == leaves
 
+    async def test_what_follows_a_commit_is_told_its_state_once_it_is_durable(self, storage: Storage) -> None:
+        seen: list[TreeState] = []
+        for leaf in (b"a", b"b", b"a"):
+            extender = Extender()
+            await append(storage, candidates(leaf), extender)
+            seen += extender.settled
+        assert seen == [state_at(1), state_at(2)]
+
+    async def test_nothing_is_told_of_a_commit_that_did_not_come_about(self, storage: Storage) -> None:
+        extender = Extender(error=ZeroDivisionError())
+        with pytest.raises(ZeroDivisionError):
+            await append(storage, candidates(b"a"), extender)
+        assert extender.settled == []
+
+    async def test_when_what_follows_a_commit_fails_the_engine_answers_no_more(self, tmp_path: Path) -> None:
+        await self.create(tmp_path, EMPTY)
+        async with self.opened(tmp_path) as storage:
+            with pytest.raises(UnknownOutcomeError, match="no mark"):
+                await append(storage, candidates(b"a"), Extender(settle_error=StorageError("no mark")))
+            with pytest.raises(StorageError, match="unknown state"):
+                await append(storage, candidates(b"b"), Extender())
+        async with self.opened(tmp_path) as storage:
+            assert await append(storage, candidates(b"a"), Extender()) == [Placed(0, True)]
+
+    async def test_to_tidy_changes_nothing_that_can_be_seen(self, storage: Storage) -> None:
+        await storage.tidy()
+        entries = [candidate(b"%d" % number, sha256_of(b"%d" % number)) for number in range(50)]
+        await append(storage, entries, Extender())
+        await storage.tidy()
+        await storage.tidy()
+        assert await storage.read_state() == state_at(50)
+        assert await append(storage, entries[7:8], Extender()) == [Placed(7, True)]
+        assert await storage.find_term(sha256_of(b"9"), first_index=0, end_index=50, count_max=2) == [9]
+
     async def test_a_batch_is_in_the_log_whole_or_not_at_all(self, storage: Storage) -> None:
-        await storage.append(candidates(b"a"), Extender())
-        entry = candidate(b"b", sha256_digest(b"b"))
+        await append(storage, candidates(b"a"), Extender())
+        entry = candidate(b"b", sha256_of(b"b"))
         with pytest.raises(ZeroDivisionError, match="the signer broke"):
-            await storage.append(
-                [entry], Extender({TileId(0, 0): bytes(TILE_BYTES)}, ZeroDivisionError("the signer broke"))
+            await append(
+                storage,
+                [entry],
+                Extender(
+                    {TileId(0, 0): ExpandedTile.of(bytes(TILE_BYTES))}, error=ZeroDivisionError("the signer broke")
+                ),
             )
         assert await storage.read_state() == state_at(1)
         assert await storage.find_leaf(entry.leaf_hash) is None
-        assert await storage.find_digest(sha256_digest(b"b"), first_index=0, end_index=9, count_max=9) == []
+        assert await storage.find_term(sha256_of(b"b"), first_index=0, end_index=9, count_max=9) == []
         assert await storage.read_leaves(first_index=0, end_index=9, bytes_max=100) == [b"a"]
-        assert await storage.read_tiles([TileId(0, 0)]) == {}
-        assert await storage.append([entry], Extender()) == [Placed(1, False)]
+        with pytest.raises(StorageError, match="tile 0/0"):
+            await storage.read_tiles([TileId(0, 0)])
+        assert await append(storage, [entry], Extender()) == [Placed(1, False)]
 
     async def test_calls_at_once_take_effect_one_after_the_other(self, storage: Storage) -> None:
         batches = [candidates(*(b"%d/%d" % (batch, number) for number in range(7))) for batch in range(20)]
-        placed = await asyncio.gather(*(storage.append(batch, Extender()) for batch in batches))
+        placed = await asyncio.gather(*(append(storage, batch, Extender()) for batch in batches))
         assert sorted(place.leaf_index for batch in placed for place in batch) == list(range(140))
         assert all(batch[-1].leaf_index == batch[0].leaf_index + 6 for batch in placed)
 
     async def test_the_same_batch_at_once_is_logged_once(self, storage: Storage) -> None:
         batch = candidates(b"a", b"b", b"c")
-        placed = await asyncio.gather(*(storage.append(batch, Extender()) for _ in range(10)))
+        placed = await asyncio.gather(*(append(storage, batch, Extender()) for _ in range(10)))
         assert {tuple(place.leaf_index for place in places) for places in placed} == {(0, 1, 2)}
         assert sum(not place.duplicate for places in placed for place in places) == 3
 
     async def test_to_cancel_a_call_does_not_undo_it(self, storage: Storage) -> None:
-        begun = asyncio.create_task(storage.append(candidates(b"a"), Extender()))
+        begun = asyncio.create_task(append(storage, candidates(b"a"), Extender()))
         await asyncio.sleep(0)  # it begins
         begun.cancel()
         with pytest.raises(asyncio.CancelledError):
             await begun
-        assert await storage.append(candidates(b"a"), Extender()) == [Placed(0, True)]
+        assert await append(storage, candidates(b"a"), Extender()) == [Placed(0, True)]
 
     async def test_everything_is_there_after_opening_again(self, tmp_path: Path) -> None:
         await self.create(tmp_path, EMPTY)
-        entry, tile = candidate(b"a", sha256_digest(b"a")), {TileId(2, 3): bytes(range(256)) * 32}
+        entry, tile = candidate(b"a", sha256_of(b"a")), {TileId(2, 3): ExpandedTile.of(bytes(range(256)) * 32)}
         async with self.opened(tmp_path) as storage:
-            await storage.append([entry], Extender(tile))
+            await append(storage, [entry], Extender(tile))
         async with self.opened(tmp_path) as storage:
             assert await storage.read_state() == state_at(1)
             assert await storage.read_leaves(first_index=0, end_index=1, bytes_max=1) == [b"a"]
             assert await storage.read_tiles(list(tile)) == tile
             assert await storage.find_leaf(entry.leaf_hash) == 0
-            assert await storage.find_digest(sha256_digest(b"a"), first_index=0, end_index=1, count_max=1) == [0]
-            assert await storage.append([entry], Extender()) == [Placed(0, True)]
+            assert await storage.find_term(sha256_of(b"a"), first_index=0, end_index=1, count_max=1) == [0]
+            assert await append(storage, [entry], Extender()) == [Placed(0, True)]
 
     async def test_closing_twice_does_nothing(self, storage: Storage) -> None:
         await storage.close()
@@ -170,14 +227,19 @@ class StorageSuite(ABC):
 
     # --- reading
 
-    async def test_full_tiles_are_read_and_others_left_out(self, storage: Storage) -> None:
+    async def test_full_tiles_are_read_with_their_inner_nodes(self, storage: Storage) -> None:
         rng = random.Random(1)
-        tiles = {
-            tile: rng.randbytes(TILE_BYTES) for tile in (TileId(0, 0), TileId(0, 1), TileId(1, 0), TileId(7, 2**40))
-        }
-        await storage.append(candidates(b"a"), Extender(tiles))
-        assert await storage.read_tiles([TileId(1, 1), *tiles, TileId(0, 2)]) == tiles
+        places = (TileId(0, 0), TileId(0, 1), TileId(1, 0), TileId(7, 2**40))
+        tiles = {tile: ExpandedTile.of(rng.randbytes(TILE_BYTES)) for tile in places}
+        await append(storage, candidates(b"a"), Extender(tiles))
+        assert await storage.read_tiles(places) == tiles
+        assert await storage.read_tiles(places[1:2]) == {places[1]: tiles[places[1]]}
         assert await storage.read_tiles([]) == {}
+
+    async def test_a_tile_that_is_not_there_is_an_error(self, storage: Storage) -> None:
+        await append(storage, candidates(b"a"), Extender({TileId(0, 0): ExpandedTile.of(bytes(TILE_BYTES))}))
+        with pytest.raises(StorageError, match="tile 0/1"):
+            await storage.read_tiles([TileId(0, 0), TileId(0, 1)])
 
     @pytest.mark.parametrize(
         ("first_index", "end_index", "bytes_max", "expected"),
@@ -196,31 +258,31 @@ class StorageSuite(ABC):
         self, storage: Storage, first_index: int, end_index: int, bytes_max: int, expected: range
     ) -> None:
         leaves = [b"leaf %05d" % index for index in range(5)]
-        await storage.append(candidates(*leaves), Extender())
+        await append(storage, candidates(*leaves), Extender())
         read = await storage.read_leaves(first_index=first_index, end_index=end_index, bytes_max=bytes_max)
         assert read == [leaves[index] for index in expected]
 
     async def test_a_leaf_is_found_by_its_whole_hash_only(self, storage: Storage) -> None:
-        await storage.append(candidates(b"a", b"b"), Extender())
+        await append(storage, candidates(b"a", b"b"), Extender())
         assert await storage.find_leaf(hash_leaf(b"b")) == 1
         assert await storage.find_leaf(hash_leaf(b"b")[:8] + bytes(24)) is None
         assert await storage.find_leaf(hash_leaf(b"c")) is None
 
-    async def test_entries_are_found_by_digest_in_the_order_of_the_log(self, storage: Storage) -> None:
-        wanted, other = sha256_digest(b"wanted"), sha256_digest(b"other")
-        named = [{wanted}, {other}, {wanted, other}, set(), {wanted, Digest("sha512", bytes(64))}, {wanted}]
-        batch = [candidate(b"%d" % index, *digests) for index, digests in enumerate(named)]
-        await storage.append(batch, Extender())
+    async def test_entries_are_found_by_their_terms_in_the_order_of_the_log(self, storage: Storage) -> None:
+        wanted, other = sha256_of(b"wanted"), sha256_of(b"other")
+        named = [{wanted}, {other}, {wanted, other}, set(), {wanted, Term("sha512", bytes(64))}, {wanted}]
+        batch = [candidate(b"%d" % index, *terms) for index, terms in enumerate(named)]
+        await append(storage, batch, Extender())
 
-        async def found(digest: Digest, first_index: int = 0, end_index: int = 6, count_max: int = 10) -> list[int]:
+        async def found(term: Term, first_index: int = 0, end_index: int = 6, count_max: int = 10) -> list[int]:
             return list(
-                await storage.find_digest(digest, first_index=first_index, end_index=end_index, count_max=count_max)
+                await storage.find_term(term, first_index=first_index, end_index=end_index, count_max=count_max)
             )
 
         assert await found(wanted) == [0, 2, 4, 5]
         assert await found(other) == [1, 2]
-        assert await found(Digest("sha512", bytes(64))) == [4]
-        assert await found(Digest("sha256", bytes(64))) == []
+        assert await found(Term("sha512", bytes(64))) == [4]
+        assert await found(Term("sha256", bytes(64))) == []
         assert await found(wanted, first_index=1) == [2, 4, 5]
         assert await found(wanted, end_index=5) == [0, 2, 4]
         assert await found(wanted, count_max=3) == [0, 2, 4]

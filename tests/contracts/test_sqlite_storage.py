@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.storage_suite import EMPTY, Extender, StorageSuite, candidates, state_at
+from tests.contracts.storage_suite import EMPTY, Extender, StorageSuite, append, candidates, state_at
 from treehead.errors import StorageError
 from treehead_logserver.storage import sqlite
 from treehead_logserver.storage.base import Placed, Storage, TreeState, UnknownOutcomeError
-from treehead_logserver.storage.sqlite import SCHEMA, SqliteStorage, create_database
+from treehead_logserver.storage.schema import SCHEMA
+from treehead_logserver.storage.sqlite import SqliteStorage, create_database
 
 NAME = "log.sqlite"
 
@@ -62,12 +63,12 @@ def files_no_larger_than(size_bytes: int) -> Iterator[None]:
 async def test_a_commit_that_fails_has_an_unknown_outcome_and_ends_the_engine(path: Path) -> None:
     storage = await SqliteStorage.open(path)
     try:
-        await storage.append(candidates(b"a"), Extender())
+        await append(storage, candidates(b"a"), Extender())
         with files_no_larger_than(wal_bytes(path)), pytest.raises(UnknownOutcomeError, match="commit failed"):
-            await storage.append(candidates(b"b"), Extender())
+            await append(storage, candidates(b"b"), Extender())
         # There is room again, and yet nothing may be asked of this engine any more.
         with pytest.raises(StorageError, match="unknown state"):
-            await storage.append(candidates(b"c"), Extender())
+            await append(storage, candidates(b"c"), Extender())
         with pytest.raises(StorageError, match="unknown state"):
             await storage.read_leaves(first_index=0, end_index=1, bytes_max=1)
     finally:
@@ -75,7 +76,7 @@ async def test_a_commit_that_fails_has_an_unknown_outcome_and_ends_the_engine(pa
     storage = await SqliteStorage.open(path)
     try:
         assert await storage.read_state() in (state_at(1), state_at(2))
-        (placed,) = await storage.append(candidates(b"b"), Extender())
+        (placed,) = await append(storage, candidates(b"b"), Extender())
         assert placed.leaf_index == 1
     finally:
         await storage.close()
@@ -88,12 +89,12 @@ async def test_a_disk_that_fills_up_before_the_commit_leaves_the_log_as_it_was(
     storage = await SqliteStorage.open(path)
     batch = candidates(*(b"%d" % number * 1_000 for number in range(200)))
     try:
-        await storage.append(candidates(b"a"), Extender())
+        await append(storage, candidates(b"a"), Extender())
         with files_no_larger_than(wal_bytes(path)), pytest.raises(StorageError, match=r"log\.sqlite: ") as caught:
-            await storage.append(batch, Extender())
+            await append(storage, batch, Extender())
         assert not isinstance(caught.value, UnknownOutcomeError)
         assert await storage.read_state() == state_at(1)
-        assert await storage.append(batch, Extender()) == [Placed(1 + number, False) for number in range(200)]
+        assert await append(storage, batch, Extender()) == [Placed(1 + number, False) for number in range(200)]
     finally:
         await storage.close()
 
@@ -126,7 +127,7 @@ async def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
 
 async def test_an_entry_that_was_lost_is_missed(path: Path) -> None:
     storage = await SqliteStorage.open(path)
-    await storage.append(candidates(b"a", b"b", b"c"), Extender())
+    await append(storage, candidates(b"a", b"b", b"c"), Extender())
     await storage.close()
     damage(path, "delete from entries where leaf_index = 1")
     storage = await SqliteStorage.open(path)
@@ -144,7 +145,7 @@ async def test_a_tree_state_that_was_lost_is_missed(path: Path) -> None:
         with pytest.raises(StorageError, match="has lost its tree state"):
             await storage.read_state()
         with pytest.raises(StorageError, match="has lost its tree state"):
-            await storage.append(candidates(b"a"), Extender())
+            await append(storage, candidates(b"a"), Extender())
     finally:
         await storage.close()
 
@@ -170,7 +171,8 @@ async def test_a_commit_is_synced_before_it_counts(path: Path) -> None:
             assert await cursor.fetchone() == (2,)
         async with storage._writer.execute("pragma journal_mode") as cursor:
             assert await cursor.fetchone() == ("wal",)
-        async with storage._reader.execute("pragma wal_autocheckpoint") as cursor:
+        async with storage._scanner.execute("pragma wal_autocheckpoint") as cursor:
             assert await cursor.fetchone() == (0,)
+        assert storage._reader.execute("pragma wal_autocheckpoint").fetchone() == (0,)
     finally:
         await storage.close()

@@ -8,7 +8,8 @@ the database's own write lock, an engine
  3. has `extend` compute the tree that they make, and sign its checkpoint,
  4. inserts entries, look-up rows and the tiles that became full, and replaces the one row of tree state,
 
-and commits. When there is nothing new it writes nothing, and `extend` is not called.
+and commits; then, and before it returns, it has `settle` note the new state outside of the database. When there is
+nothing new it writes nothing, and neither is called.
 
 **Durability.** What a call of `append` returned survives the loss of power, whatever the operating system had cached.
 
@@ -17,9 +18,9 @@ and commits. When there is nothing new it writes nothing, and `extend` is not ca
 is not acknowledged bounds its questions by the size of the newest released head.
 
 **Failure.** A call that raises `StorageError` or whatever `extend` raised had no effect, and may be repeated. A call
-that raises `UnknownOutcomeError`, because the commit itself failed, had either all of its effect or none, and nobody
-can say which: what a failed fsync leaves in the caches is not to be trusted. From then on the engine refuses every
-call, and the process must end; opening the database anew finds out.
+that raises `UnknownOutcomeError`, because the commit itself or `settle` failed, had either all of its effect or none,
+and nobody can say which: what a failed fsync leaves in the caches is not to be trusted. From then on the engine refuses
+every call, and the process must end; opening the database anew finds out.
 
 **Cancellation.** To cancel a call does not undo it.
 """
@@ -31,27 +32,26 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from treehead.errors import StorageError
-from treehead.tile import TileId
+from treehead.tile import ExpandedTile, TileId
 
 
 class UnknownOutcomeError(StorageError):
     """The commit failed: the transaction is durable as a whole, or not there at all. The process must end."""
 
 
-class Digest(NamedTuple):
-    """An artifact's digest under which an entry is found; `algorithm` is spelled as in `treehead.statement`."""
+class Term(NamedTuple):
+    """What an entry is found by. For an artifact's digest `kind` is the algorithm, spelled as in a statement."""
 
-    algorithm: str
-    digest: bytes
+    kind: str
+    value: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """An entry that may enter the log: checked, hashed, and with the digests that it is to be found by."""
+class Candidate(NamedTuple):
+    """An entry that may enter the log: checked, hashed, and with the terms that it is to be found by."""
 
     leaf: bytes
     leaf_hash: bytes
-    digests: frozenset[Digest] = frozenset()
+    terms: frozenset[Term] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +71,10 @@ class TreeState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """What new leaves make of a tree: its next state, and the tiles of 8,192 bytes that they filled."""
+    """What new leaves make of a tree: its next state, and the tiles that they filled."""
 
     state: TreeState
-    tiles: Mapping[TileId, bytes]
+    tiles: Mapping[TileId, ExpandedTile]
 
 
 class Placed(NamedTuple):
@@ -91,6 +91,12 @@ It is called inside the transaction, perhaps on another thread, at most once a c
 would matter if the transaction were not to commit.
 """
 
+Settle = Callable[[TreeState], None]
+"""Notes, durably, that a state is committed and about to be shown; raises `StorageError` when it cannot.
+
+It is called after the commit, perhaps on another thread.
+"""
+
 
 class Sequencing(Protocol):
     """The writing half of an engine."""
@@ -102,22 +108,29 @@ class Sequencing(Protocol):
             StorageError: it cannot be read.
         """
 
-    async def append(self, candidates: Sequence[Candidate], extend: Extend) -> Sequence[Placed]:
+    async def append(self, candidates: Sequence[Candidate], extend: Extend, settle: Settle) -> Sequence[Placed]:
         """Make candidates, whose leaf hashes differ from one another, part of the log; see the module for the rest.
 
         Returns one place for each, in their order.
 
         Raises:
             StorageError: nothing was written.
-            UnknownOutcomeError: the commit failed.
+            UnknownOutcomeError: the commit failed, or what was to follow it.
+        """
+
+    async def tidy(self) -> None:
+        """Do what can wait and would only get longer. The log calls this in idle moments; it may take tens of ms.
+
+        Raises:
+            StorageError: it could not be done, which harms nothing yet.
         """
 
 
 class Reading(Protocol):
     """The reading half of an engine. Each method raises `StorageError` when it cannot answer."""
 
-    async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, bytes]:
-        """The bytes of those of the tiles that are full; the others are left out."""
+    async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:
+        """The tiles, which must be full; not checked: that the inner nodes are those of the hashes at the bottom."""
 
     async def read_leaves(self, *, first_index: int, end_index: int, bytes_max: int) -> Sequence[bytes]:
         """The leaves from `first_index` on, up to the end of the log, `end_index` (exclusive) or `bytes_max`.
@@ -128,8 +141,12 @@ class Reading(Protocol):
     async def find_leaf(self, leaf_hash: bytes) -> int | None:
         """The index of the leaf with this hash, of which there is at most one."""
 
-    async def find_digest(self, digest: Digest, *, first_index: int, end_index: int, count_max: int) -> Sequence[int]:
-        """The smallest indices, in order, of entries found by a digest, from `first_index` to before `end_index`."""
+    async def find_term(self, term: Term, *, first_index: int, end_index: int, count_max: int) -> Sequence[int]:
+        """The smallest indices, in order, of entries found by a term, from `first_index` to before `end_index`.
+
+        None is left out that was added with the term; an entry may be among them that was not, for an index may be
+        narrow. The entry itself says so.
+        """
 
 
 class Storage(Sequencing, Reading, Protocol):

@@ -1,57 +1,46 @@
-"""The log in one SQLite file: the embedded engine.
+"""The log in one SQLite file: the embedded engine. Its tables are in `schema`, how entries are found in `lookups`.
 
-    entries      leaf_index -> leaf
-    leaf_hashes  the first 8 bytes of a leaf hash, leaf_index          narrow, so that the index stays in memory;
-                                                                       a hit counts only when the whole hash agrees
-    digests      algorithm, digest, leaf_index                         the artifacts that entries speak of
-    tiles        level << 56 | number -> 8,192 bytes                   full ones only, written once
-    tree         one row: size, compact range, signed checkpoint
+One connection writes, on a thread of its own. Two others read: scans on another thread, and on the event loop's those
+look-ups of a row or two that take less time than a hop to a thread does. Nothing else may write the file while the log
+runs; what reads it from another process (a backup) makes the write-ahead log grow for as long as it does.
 
-One connection writes, a second one answers all reads (see `treehead.sqlite`). Nothing else may open the file while the
-log runs.
+SQLite moves what was committed from the write-ahead log into the file. It does so inside a commit when `WAL_PAGES_MAX`
+are waiting, and `tidy` does it before that in idle moments, when no submitter waits for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
-from treehead.errors import StorageError
+from treehead.errors import MalformedError, StorageError
 from treehead.merkle import HASH_BYTES, hash_leaf
-from treehead.sqlite import Connection, Schema, create
-from treehead.tile import TileId
-from treehead_logserver.storage.base import Candidate, Digest, Extend, Placed, TreeState, UnknownOutcomeError
-
-WRITE_CACHE_KIBIBYTES = 65_536
-READ_CACHE_KIBIBYTES = 16_384
-
-SCHEMA = Schema(
-    owner="log",
-    application_id=0x54485244,  # "THRD"
-    version=1,
-    statements="""
-create table entries (leaf_index integer primary key, leaf blob not null);
-create table leaf_hashes (
-    prefix integer not null, leaf_index integer not null, primary key (prefix, leaf_index)
-) without rowid;
-create table digests (
-    algorithm text not null, digest blob not null, leaf_index integer not null,
-    primary key (algorithm, digest, leaf_index)
-) without rowid;
-create table tiles (place integer primary key, hashes blob not null);
-create table tree (
-    one integer primary key check (one = 1),
-    size integer not null, compact_range blob not null, checkpoint blob not null
-);
-""",
+from treehead.sqlite import Connection, connect, create
+from treehead.tile import ExpandedTile, TileId, format_expanded_tile, parse_expanded_tile_unverified
+from treehead_logserver.storage.base import (
+    Candidate,
+    Extend,
+    Extension,
+    Placed,
+    Settle,
+    Term,
+    TreeState,
+    UnknownOutcomeError,
 )
+from treehead_logserver.storage.lookups import Lookups, Pair, key_of_leaf, key_of_term, pairs_of
+from treehead_logserver.storage.schema import SCHEMA
 
-_FIND_LEAF = (
-    "select leaf_index, leaf from leaf_hashes join entries using (leaf_index) where prefix = ? order by leaf_index"
-)
+WRITE_CACHE_KIBIBYTES = 32_768
+READ_CACHE_KIBIBYTES = 8_192
+WAL_PAGES_MAX = 4_096
+"""Of 4 KiB. To move them takes some 30 ms; a reader that holds on to an old state lets them become more."""
+WAL_BYTES_KEPT = 67_108_864
+"""What the file of the write-ahead log is cut back to after such a reader."""
+
+_FIND_KEY = "select leaf_index from lookups where key = ? order by leaf_index"
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -71,57 +60,77 @@ def create_database(path: Path, state: TreeState) -> None:
 
 
 class SqliteStorage:
-    """A `Storage` on one SQLite file. The caller has made sure that no other process uses the file."""
+    """A `Storage` on one SQLite file. The caller has made sure that no other process writes the file.
 
-    def __init__(self, path: Path, *, writer: Connection, reader: Connection) -> None:
+    For one event loop, on whose thread it has to be opened.
+    """
+
+    def __init__(
+        self, path: Path, *, writer: Connection, scanner: Connection, reader: sqlite3.Connection, lookups: Lookups
+    ) -> None:
         self._path = path
         self._writer = writer
+        self._scanner = scanner
         self._reader = reader
+        self._lookups = lookups
         self._broken = False
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStorage:
-        """Open the file of a log.
+        """Open the file of a log; one of an earlier version is brought up to this one.
 
         Raises:
-            StorageError: there is none, it is no log, or one of a newer version.
+            StorageError: there is none, it is no log, one of a newer version, or damaged.
         """
         writer = Connection(path, SCHEMA, cache_kibibytes=WRITE_CACHE_KIBIBYTES)
-        reader = Connection(path, SCHEMA, is_writer=False, cache_kibibytes=READ_CACHE_KIBIBYTES)
         await writer.open()
-        try:
-            await reader.open()
-        except StorageError:
-            await writer.close()
-            raise
-        return cls(path, writer=writer, reader=reader)
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(writer.close)
+            try:
+                await writer.run(_prepare_writer)
+                lookups = await writer.run(Lookups)
+            except sqlite3.Error as exc:
+                raise StorageError(f"cannot read the database {path}: {exc}") from exc
+            scanner = Connection(path, SCHEMA, is_writer=False, cache_kibibytes=READ_CACHE_KIBIBYTES)
+            await scanner.open()
+            undo.push_async_callback(scanner.close)
+            reader = connect(path, SCHEMA, is_writer=False, cache_kibibytes=READ_CACHE_KIBIBYTES)
+            undo.pop_all()
+        return cls(path, writer=writer, scanner=scanner, reader=reader, lookups=lookups)
 
     async def close(self) -> None:
-        # The reader first: the last connection to close moves the WAL into the file, which only the writer may.
-        await self._reader.close()
+        # The readers first: the last connection to close moves the WAL into the file, which only the writer may.
+        self._reader.close()
+        await self._scanner.close()
         await self._writer.close()
 
     async def read_state(self) -> TreeState:
         return await self._run(self._writer, _read_state)
 
-    async def append(self, candidates: Sequence[Candidate], extend: Extend) -> Sequence[Placed]:
+    async def append(self, candidates: Sequence[Candidate], extend: Extend, settle: Settle) -> Sequence[Placed]:
         try:
-            return await self._run(self._writer, _append, candidates, extend)
+            return await self._run(self._writer, self._append, candidates, extend, settle)
         except UnknownOutcomeError:
             self._broken = True
             raise
 
-    async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, bytes]:
-        return await self._run(self._reader, _read_tiles, tiles)
+    async def tidy(self) -> None:
+        await self._run(self._writer, _move_wal)
+
+    async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:
+        return self._ask(_read_tiles, tiles)
 
     async def read_leaves(self, *, first_index: int, end_index: int, bytes_max: int) -> Sequence[bytes]:
-        return await self._run(self._reader, _read_leaves, first_index, end_index, bytes_max)
+        return await self._run(self._scanner, _read_leaves, first_index, end_index, bytes_max)
 
     async def find_leaf(self, leaf_hash: bytes) -> int | None:
-        return await self._run(self._reader, _find_leaf, leaf_hash)
+        return self._ask(self._find_leaf, leaf_hash)
 
-    async def find_digest(self, digest: Digest, *, first_index: int, end_index: int, count_max: int) -> Sequence[int]:
-        return await self._run(self._reader, _find_digest, digest, first_index, end_index, count_max)
+    async def find_term(self, term: Term, *, first_index: int, end_index: int, count_max: int) -> Sequence[int]:
+        key = key_of_term(term)
+        recent = [index for index in self._lookups.find_recent(key) if first_index <= index < end_index]
+        older = self._ask(_find_older, key, first_index, end_index, count_max)
+        return sorted({*recent, *older})[:count_max]
 
     async def _run(
         self,
@@ -130,61 +139,114 @@ class SqliteStorage:
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> _T:
+        """Call a function with a connection, on its thread."""
+        with self._reporting():
+            return await connection.run(function, *args, **kwargs)
+
+    def _ask(
+        self, function: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Call a function with the connection of this thread, for what takes less than a hop to another."""
+        with self._reporting():
+            return function(self._reader, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
         if self._broken:
             raise StorageError(
                 f"database {self._path} is in an unknown state since a commit failed; start the log anew"
             )
         try:
-            return await connection.run(function, *args, **kwargs)
+            yield
         except StorageError as exc:
             raise type(exc)(f"{self._path}: {exc}") from exc
         except sqlite3.Error as exc:
             raise StorageError(f"{self._path}: {exc}") from exc
+
+    # --- what runs on the writer's thread ----------------------------------------------------------------------------
+
+    def _append(
+        self, connection: sqlite3.Connection, candidates: Sequence[Candidate], extend: Extend, settle: Settle
+    ) -> Sequence[Placed]:
+        connection.execute("begin immediate")
+        try:
+            placed, fresh = self._place(connection, candidates)
+            if not fresh:
+                connection.execute("rollback")
+                return placed
+            extension = extend(fresh[0][0], [candidate.leaf_hash for _, candidate in fresh])
+            pairs = [pair for index, candidate in fresh for pair in pairs_of(candidate, index)]
+            self._insert(connection, fresh, pairs, extension)
+        except BaseException:
+            _roll_back(connection)
+            raise
+        try:
+            connection.execute("commit")
+        except sqlite3.Error as exc:
+            raise UnknownOutcomeError(f"the commit failed ({exc}), and its outcome is unknown") from exc
+        self._lookups.committed(pairs)
+        try:
+            settle(extension.state)
+        except StorageError as exc:
+            raise UnknownOutcomeError(f"the commit is durable, but what has to follow it failed: {exc}") from exc
+        return placed
+
+    def _place(
+        self, connection: sqlite3.Connection, candidates: Sequence[Candidate]
+    ) -> tuple[list[Placed], list[tuple[int, Candidate]]]:
+        """The place of each candidate, and those that are new with their indices."""
+        placed, fresh = [], []
+        next_index = _read_state(connection).size
+        for candidate in candidates:
+            known = self._find_leaf(connection, candidate.leaf_hash)
+            if known is None:
+                fresh.append((next_index, candidate))
+                placed.append(Placed(next_index, duplicate=False))
+                next_index += 1
+            else:
+                placed.append(Placed(known, duplicate=True))
+        return placed, fresh
+
+    def _insert(
+        self,
+        connection: sqlite3.Connection,
+        fresh: Sequence[tuple[int, Candidate]],
+        pairs: Sequence[Pair],
+        extension: Extension,
+    ) -> None:
+        rows = [(index, candidate.leaf) for index, candidate in fresh]
+        connection.executemany("insert into entries values (?, ?)", rows)
+        self._lookups.insert(connection, pairs)
+        tiles = [(_place_of(tile), format_expanded_tile(expanded)) for tile, expanded in extension.tiles.items()]
+        connection.executemany("insert into tiles values (?, ?)", tiles)
+        connection.execute("update tree set size = ?, compact_range = ?, checkpoint = ?", _state_row(extension.state))
+
+    def _find_leaf(self, connection: sqlite3.Connection, leaf_hash: bytes) -> int | None:
+        key = key_of_leaf(leaf_hash)
+        recent = self._lookups.find_recent(key)
+        older = connection.execute(_FIND_KEY, (key,)).fetchall()
+        for index in (*recent, *(index for (index,) in older)):
+            row = connection.execute("select leaf from entries where leaf_index = ?", (index,)).fetchone()
+            if row is not None and hash_leaf(row[0]) == leaf_hash:
+                return cast("int", index)
+        return None
 
 
 def _state_row(state: TreeState) -> tuple[int, bytes, bytes]:
     return state.size, b"".join(state.compact_range), state.checkpoint
 
 
-def _prefix(leaf_hash: bytes) -> int:
-    return int.from_bytes(leaf_hash[:8], "big", signed=True)
-
-
-def _place(tile: TileId) -> int:
+def _place_of(tile: TileId) -> int:
     return tile.level << 56 | tile.number
 
 
-# --- what runs on the writer's thread --------------------------------------------------------------------------------
+def _prepare_writer(connection: sqlite3.Connection) -> None:
+    connection.execute(f"pragma wal_autocheckpoint = {WAL_PAGES_MAX}")
+    connection.execute(f"pragma journal_size_limit = {WAL_BYTES_KEPT}")
 
 
-def _read_state(connection: sqlite3.Connection) -> TreeState:
-    row = connection.execute("select size, compact_range, checkpoint from tree").fetchone()
-    if row is None:
-        raise StorageError("the database has lost its tree state")
-    size, compact_range, checkpoint = row
-    hashes = tuple(compact_range[at : at + HASH_BYTES] for at in range(0, len(compact_range), HASH_BYTES))
-    return TreeState(size=size, compact_range=hashes, checkpoint=checkpoint)
-
-
-def _append(connection: sqlite3.Connection, candidates: Sequence[Candidate], extend: Extend) -> Sequence[Placed]:
-    connection.execute("begin immediate")
-    try:
-        placed, fresh = _place_candidates(connection, candidates)
-        if not fresh:
-            connection.execute("rollback")
-            return placed
-        size = placed[fresh[0]].leaf_index
-        extension = extend(size, [candidates[at].leaf_hash for at in fresh])
-        _insert(connection, [(placed[at].leaf_index, candidates[at]) for at in fresh], extension.tiles)
-        connection.execute("update tree set size = ?, compact_range = ?, checkpoint = ?", _state_row(extension.state))
-    except BaseException:
-        _roll_back(connection)
-        raise
-    try:
-        connection.execute("commit")
-    except sqlite3.Error as exc:
-        raise UnknownOutcomeError(f"the commit failed ({exc}), and its outcome is unknown") from exc
-    return placed
+def _move_wal(connection: sqlite3.Connection) -> None:
+    connection.execute("pragma wal_checkpoint(passive)").fetchall()
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
@@ -196,53 +258,28 @@ def _roll_back(connection: sqlite3.Connection) -> None:
             raise UnknownOutcomeError(f"the rollback of a failed transaction failed ({exc})") from exc
 
 
-def _place_candidates(
-    connection: sqlite3.Connection, candidates: Sequence[Candidate]
-) -> tuple[list[Placed], list[int]]:
-    """The place of each candidate, and which of them (by position) are new."""
-    placed, fresh = [], []
-    next_index = _read_state(connection).size
-    for position, candidate in enumerate(candidates):
-        known = _find_leaf(connection, candidate.leaf_hash)
-        if known is not None:
-            placed.append(Placed(known, duplicate=True))
-        else:
-            placed.append(Placed(next_index, duplicate=False))
-            fresh.append(position)
-            next_index += 1
-    return placed, fresh
+def _read_state(connection: sqlite3.Connection) -> TreeState:
+    row = connection.execute("select size, compact_range, checkpoint from tree").fetchone()
+    if row is None:
+        raise StorageError("the database has lost its tree state")
+    size, compact_range, checkpoint = row
+    hashes = tuple(compact_range[at : at + HASH_BYTES] for at in range(0, len(compact_range), HASH_BYTES))
+    return TreeState(size=size, compact_range=hashes, checkpoint=checkpoint)
 
 
-def _insert(
-    connection: sqlite3.Connection, entries: Sequence[tuple[int, Candidate]], tiles: Mapping[TileId, bytes]
-) -> None:
-    connection.executemany("insert into entries values (?, ?)", [(index, entry.leaf) for index, entry in entries])
-    connection.executemany(
-        "insert into leaf_hashes values (?, ?)", [(_prefix(entry.leaf_hash), index) for index, entry in entries]
-    )
-    connection.executemany(
-        "insert into digests values (?, ?, ?)",
-        [(*digest, index) for index, entry in entries for digest in entry.digests],
-    )
-    connection.executemany("insert into tiles values (?, ?)", [(_place(tile), data) for tile, data in tiles.items()])
+# --- what reads ------------------------------------------------------------------------------------------------------
 
 
-# --- what runs on the reader's thread --------------------------------------------------------------------------------
-
-
-def _find_leaf(connection: sqlite3.Connection, leaf_hash: bytes) -> int | None:
-    for index, leaf in connection.execute(_FIND_LEAF, (_prefix(leaf_hash),)).fetchall():
-        if hash_leaf(leaf) == leaf_hash:
-            return cast("int", index)
-    return None
-
-
-def _read_tiles(connection: sqlite3.Connection, tiles: Sequence[TileId]) -> Mapping[TileId, bytes]:
+def _read_tiles(connection: sqlite3.Connection, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:
     found = {}
     for tile in tiles:
-        row = connection.execute("select hashes from tiles where place = ?", (_place(tile),)).fetchone()
-        if row is not None:
-            found[tile] = row[0]
+        row = connection.execute("select hashes from tiles where place = ?", (_place_of(tile),)).fetchone()
+        if row is None:
+            raise StorageError(f"the database has lost tile {tile.level}/{tile.number}")
+        try:
+            found[tile] = parse_expanded_tile_unverified(row[0])
+        except MalformedError as exc:
+            raise StorageError(f"tile {tile.level}/{tile.number} is damaged: {exc}") from exc
     return found
 
 
@@ -260,12 +297,12 @@ def _read_leaves(connection: sqlite3.Connection, first_index: int, end_index: in
     return leaves
 
 
-def _find_digest(
-    connection: sqlite3.Connection, digest: Digest, first_index: int, end_index: int, count_max: int
+def _find_older(
+    connection: sqlite3.Connection, key: int, first_index: int, end_index: int, count_max: int
 ) -> Sequence[int]:
     rows = connection.execute(
-        "select leaf_index from digests where algorithm = ? and digest = ? and leaf_index >= ? and leaf_index < ?"
+        "select leaf_index from lookups where key = ? and leaf_index >= ? and leaf_index < ?"
         " order by leaf_index limit ?",
-        (*digest, first_index, end_index, count_max),
+        (key, first_index, end_index, count_max),
     )
     return [index for (index,) in rows]

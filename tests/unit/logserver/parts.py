@@ -19,7 +19,7 @@ from treehead_logserver.prover import Prover
 from treehead_logserver.recovery import recover_edge
 from treehead_logserver.sequencer import Sequencer
 from treehead_logserver.signer import Signer
-from treehead_logserver.storage.base import Candidate, Extend, Placed, Sequencing, Storage, TreeState
+from treehead_logserver.storage.base import Candidate, Extend, Placed, Sequencing, Settle, Storage, TreeState
 from treehead_logserver.storage.sqlite import SqliteStorage, create_database
 
 DRAIN_SECONDS_MAX = 30
@@ -27,7 +27,7 @@ SIGNER = Signer(key=LOG, origin=ORIGIN)
 
 
 def candidate(leaf: bytes) -> Candidate:
-    return Candidate(leaf=leaf, leaf_hash=hash_leaf(leaf))
+    return Candidate(leaf, hash_leaf(leaf))
 
 
 def random_leaves(count: int, *, seed: int) -> list[bytes]:
@@ -71,7 +71,10 @@ class Valve:
     async def read_state(self) -> TreeState:
         return await self._storage.read_state()
 
-    async def append(self, candidates: Sequence[Candidate], extend: Extend) -> Sequence[Placed]:
+    async def tidy(self) -> None:
+        await self._storage.tidy()
+
+    async def append(self, candidates: Sequence[Candidate], extend: Extend, settle: Settle) -> Sequence[Placed]:
         self.sizes.append(len(candidates))
         self.began.release()
         await self._turns.acquire()
@@ -79,7 +82,7 @@ class Valve:
             # As in a transaction that fails: the tree has been extended, and none of it happened.
             extend((await self._storage.read_state()).size, [candidate.leaf_hash for candidate in candidates])
             raise error
-        placed = await self._storage.append(candidates, extend)
+        placed = await self._storage.append(candidates, extend, settle)
         if self.at_commit is not None:
             raise self.at_commit
         return placed
@@ -98,6 +101,7 @@ async def parts(
     *,
     limits: Limits | None = None,
     before: Callable[[Storage], Sequencing] = lambda storage: storage,
+    settle: Settle = lambda state: None,
 ) -> AsyncIterator[Parts]:
     """Open the log and set its sequencer to work; `before` puts something between it and the storage."""
     limits = limits or Limits()
@@ -109,7 +113,13 @@ async def parts(
         heads = Heads(Head.of(edge, checkpoint=state.checkpoint))
         prover = Prover(storage, tiles_max=limits.tiles_max)
         sequencer = Sequencer(
-            storage=before(storage), signer=SIGNER, edge=edge, heads=heads, prover=prover, limits=limits
+            storage=before(storage),
+            signer=SIGNER,
+            settle=settle,
+            edge=edge,
+            heads=heads,
+            prover=prover,
+            limits=limits,
         )
         committing = asyncio.create_task(sequencer.run())
         stack.callback(committing.cancel)

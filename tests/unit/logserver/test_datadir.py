@@ -75,10 +75,10 @@ def test_a_log_is_never_made_twice(directory: DataDirectory) -> None:
     assert contents(directory.path) == before
 
 
-@pytest.mark.parametrize("name", ["key.pem", "log.sqlite"])
+@pytest.mark.parametrize("name", ["key.pem", "log.sqlite", "high-water"])
 def test_what_an_unfinished_init_left_is_no_log_and_is_not_touched(directory: DataDirectory, name: str) -> None:
     create_log(directory, origin=ORIGIN, passphrase=None)
-    for path in (directory.key, directory.database, directory.vkey):
+    for path in (directory.key, directory.database, directory.mark, directory.vkey):
         if path.name != name:
             path.unlink()
     before = contents(directory.path)

@@ -1,0 +1,165 @@
+"""The look-up index of the SQLite engine: keys of eight bytes, and the entries that are found by them.
+
+    lookups      key, leaf_index     the index proper, ordered by key
+    recent       number -> pairs     what commits have added of late and is not in it yet: 8 bytes each of key and index
+
+A leaf hash is found by its first eight bytes, a term by those of a hash over it. A key narrows the search and decides
+nothing: whoever asks compares with the entry itself. Narrow rows are what keeps an index of many millions small.
+
+Keys are random, so each new row of `lookups` falls on a page of its own, and a page written for each row is what limits
+an append. Therefore a commit only adds its pairs as one row of `recent` and to a *run* in memory. A run that is full is
+moved into `lookups` in the order of its keys, some with each commit: then many rows fall on one page. A crash in the
+middle harms nothing, since what is in `recent` is loaded again, and inserted again without effect.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from itertools import islice
+
+from treehead.errors import StorageError
+from treehead_logserver.storage.base import Candidate, Term
+
+TABLES = """
+create table lookups (key integer not null, leaf_index integer not null, primary key (key, leaf_index)) without rowid;
+create table recent (number integer primary key, pairs blob not null);
+"""
+
+RUN_PAIRS_MAX = 131_072
+"""How many pairs a run takes until it is moved. In memory there are up to two, of some 110 bytes a pair."""
+
+_BUCKET_BITS = 6
+_MOVED_AT_LEAST = 8
+_DROPPED_AT_ONCE = 256
+_PAIR_BYTES = 16
+
+Pair = tuple[int, int]
+"""A key and the index of an entry."""
+
+
+def key_of_leaf(leaf_hash: bytes) -> int:
+    """The key by which a leaf is found."""
+    return int.from_bytes(leaf_hash[:8], "big", signed=True)
+
+
+def key_of_term(term: Term) -> int:
+    """The key by which the entries of a term are found."""
+    digest = sha256(term.kind.encode() + b"\x00" + term.value).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def pairs_of(candidate: Candidate, leaf_index: int) -> list[Pair]:
+    """All the pairs by which an entry is to be found."""
+    keys = {key_of_leaf(candidate.leaf_hash), *map(key_of_term, candidate.terms)}
+    return [(key, leaf_index) for key in keys]
+
+
+class Lookups:
+    """The index of one database, as its one writer keeps it.
+
+    `find_recent` may be called from any thread, at any time; everything else from the writer's only.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Load what is not in the table yet.
+
+        Raises:
+            StorageError: it is damaged.
+        """
+        self._growing = _Run()
+        self._moving: _Run | None = None
+        self._moving_end = self._moved_end = 0
+        self._left: Iterator[Pair] = iter(())
+        self._slice: list[Pair] = []
+        self._next_number = self._next_dropped = 0
+        for number, pairs in connection.execute("select number, pairs from recent order by number"):
+            if self._next_number == 0:
+                self._next_dropped = number
+            self._growing.add(_parse_pairs(number, pairs))
+            self._next_number = number + 1
+
+    def find_recent(self, key: int) -> list[int]:
+        """The entries that are found by a key and may not be in the table yet.
+
+        Who searches both has to look here first: what is moved is in the table before it is gone from here.
+        """
+        growing, moving = self._growing, self._moving
+        found = growing.find(key)
+        return found if moving is None or moving is growing else [*moving.find(key), *found]
+
+    def insert(self, connection: sqlite3.Connection, pairs: Sequence[Pair]) -> None:
+        """Write the pairs of new entries, and move some older ones, all within the transaction under way.
+
+        After its commit `committed` has to be called with the same pairs, after a rollback nothing.
+        """
+        connection.execute("insert into recent values (?, ?)", (self._next_number, _format_pairs(pairs)))
+        if self._moving is not None and not self._slice:
+            # A slice is kept until it is committed: taking it from the iterator cannot be rolled back.
+            self._slice = list(islice(self._left, 2 * len(pairs) + _MOVED_AT_LEAST))
+        connection.executemany("insert or ignore into lookups values (?, ?)", self._slice)
+        if self._next_dropped < self._dropped_end():
+            connection.execute("delete from recent where number < ?", (self._dropped_end(),))
+
+    def committed(self, pairs: Sequence[Pair]) -> None:
+        """Make the pairs that were inserted last findable."""
+        self._next_dropped = self._dropped_end()
+        self._next_number += 1
+        self._growing.add(pairs)
+        if self._moving is not None:
+            if not self._slice:
+                self._moving = None
+                self._moved_end = self._moving_end
+            self._slice = []
+        elif self._growing.pairs >= RUN_PAIRS_MAX:
+            self._moving = self._growing  # first, so that who looks into both at this moment sees it at least once
+            self._growing = _Run()
+            self._moving_end = self._next_number
+            self._left = self._moving.in_order()
+
+    def _dropped_end(self) -> int:
+        """Up to where the next commit drops rows of `recent` that are in the table: some at a time."""
+        return max(self._next_dropped, min(self._moved_end, self._next_dropped + _DROPPED_AT_ONCE))
+
+
+class _Run:
+    """Pairs in memory, in buckets by the highest bits of the key, so that no more than a bucket is sorted at a time."""
+
+    __slots__ = ("_buckets", "_more", "pairs")
+
+    def __init__(self) -> None:
+        self.pairs = 0
+        self._buckets: list[dict[int, int]] = [{} for _ in range(1 << _BUCKET_BITS)]
+        self._more: dict[int, list[int]] = {}
+        """Of the few keys with several entries, those beyond the first."""
+
+    def add(self, pairs: Iterable[Pair]) -> None:
+        buckets = self._buckets
+        for key, index in pairs:
+            if buckets[key >> 64 - _BUCKET_BITS].setdefault(key, index) != index:
+                self._more.setdefault(key, []).append(index)
+            self.pairs += 1
+
+    def find(self, key: int) -> list[int]:
+        index = self._buckets[key >> 64 - _BUCKET_BITS].get(key)
+        return [] if index is None else [index, *self._more.get(key, ())]
+
+    def in_order(self) -> Iterator[Pair]:
+        # A negative key has a negative bucket, which Python counts from the end: begin there.
+        half = len(self._buckets) // 2
+        for bucket in (*self._buckets[half:], *self._buckets[:half]):
+            for key in sorted(bucket):
+                for index in self.find(key):
+                    yield key, index
+
+
+def _format_pairs(pairs: Sequence[Pair]) -> bytes:
+    return struct.pack(f">{2 * len(pairs)}q", *(number for pair in pairs for number in pair))
+
+
+def _parse_pairs(number: int, data: object) -> Iterator[Pair]:
+    if not isinstance(data, bytes) or len(data) % _PAIR_BYTES:
+        raise StorageError(f"row {number} of the table recent is damaged: it is not made of whole pairs")
+    return struct.iter_unpack(">qq", data)
