@@ -93,7 +93,8 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
         heads = Heads(Head.of(edge, checkpoint=state.checkpoint))
         prover = Prover(storage, tiles_max=limits.tiles_max)
         admission = Admission(limits, kinds=config.kinds)
-        stack.callback(admission.close)
+        stack.push_async_callback(admission.close)
+        await admission.start()
         sequencer = Sequencer(
             storage=storage,
             signer=Signer(key=key, origin=vkey.name),

@@ -28,8 +28,9 @@ class Limits:
         commit_entries_max, commit_bytes_max: entries, and bytes of entries, in one transaction (one batch always fits).
         queue_entries_max, queue_bytes_max: entries, and bytes of entries, that wait to be checked; as many again may
             wait to be logged.
-        admission_threads: threads that check entries; parsing holds the interpreter lock, so a second one gains little.
-        admission_entries_max: entries that such a thread takes at a time.
+        checkers: processes that check entries.
+        admission_entries_max: entries that such a process takes at a time.
+        admission_ms: how long it may take for them; then it is replaced.
         tiles_max: full tiles in memory, of 17 KB each.
         calls_max: calls under way at once.
         watchers_max, readers_max, finders_max: of these, calls of WatchCheckpoints, of GetEntries and of FindEntries.
@@ -49,8 +50,9 @@ class Limits:
     commit_bytes_max: int = 16_777_216
     queue_entries_max: int = 16_384
     queue_bytes_max: int = 67_108_864
-    admission_threads: int = 1
+    checkers: int = 2
     admission_entries_max: int = 64
+    admission_ms: int = 10_000
     tiles_max: int = 4_096
     calls_max: int = 1_536
     watchers_max: int = 512

@@ -27,6 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 class _Submission(NamedTuple):
     candidates: Sequence[Candidate]
+    leaves: Sequence[bytes]
     placed: asyncio.Future[Sequence[Placed]]
 
 
@@ -71,12 +72,10 @@ class Sequencer:
             raise UnavailableError("the log is shutting down; try again later")
         leaves = [candidate.leaf for candidate in candidates]
         self._backlog.enter(leaves)
-        submission = _Submission(candidates, asyncio.get_running_loop().create_future())
-        submission.placed.add_done_callback(lambda _: self._backlog.leave(leaves))
+        submission = _Submission(candidates, leaves, asyncio.get_running_loop().create_future())
         self._queue.append(submission)
         self._arrival.set()
-        # The group goes its way when one of its submitters goes away.
-        return await asyncio.shield(submission.placed)
+        return await submission.placed
 
     async def run(self) -> None:
         """Commit group after group, until `drain` was called and nothing waits any more.
@@ -93,7 +92,7 @@ class Sequencer:
                 await self._next_arrival()
         finally:
             self._draining = True
-            _fail(self._queue, "the log stopped before it could log the entry; try again")
+            self._fail(self._queue, "the log stopped before it could log the entry; try again")
 
     def drain(self) -> None:
         """Take no more submissions, and have `run` return when those that wait are done."""
@@ -118,9 +117,9 @@ class Sequencer:
         group: list[_Submission] = []
         entries = size_bytes = 0
         while self._queue:
-            candidates = self._queue[0].candidates
-            entries += len(candidates)
-            size_bytes += sum(len(candidate.leaf) for candidate in candidates)
+            leaves = self._queue[0].leaves
+            entries += len(leaves)
+            size_bytes += sum(map(len, leaves))
             if group and (entries > self._limits.commit_entries_max or size_bytes > self._limits.commit_bytes_max):
                 break
             group.append(self._queue.popleft())
@@ -135,21 +134,26 @@ class Sequencer:
         try:
             places = await self._append(list(distinct.values()))
         except StorageError as exc:
-            _fail(group, "the log could not write; try again, which is safe")
+            self._fail(group, "the log could not write; try again, which is safe")
             if isinstance(exc, UnknownOutcomeError):
                 raise
             _LOG.error("%d entries were not logged: %s", len(distinct), exc)
             return
         except BaseException:
-            _fail(group, "the log stopped; try again, which is safe")
+            self._fail(group, "the log stopped; try again, which is safe")
             raise
-        unanswered = dict(zip(distinct, places, strict=True))
+        place_of = dict(zip(distinct, places, strict=True))
+        answered: set[bytes] = set()
         for submission in group:
             answer = []
             for candidate in submission.candidates:
-                place = unanswered[candidate.leaf_hash]
+                place = place_of[candidate.leaf_hash]
+                if candidate.leaf_hash in answered:
+                    place = Placed(place.leaf_index, duplicate=True)
+                answered.add(candidate.leaf_hash)
                 answer.append(place)
-                unanswered[candidate.leaf_hash] = place._replace(duplicate=True)
+            # What a submitter who went away has left behind was in the queue, and counted for as long as it was.
+            self._backlog.leave(submission.leaves)
             if not submission.placed.done():
                 submission.placed.set_result(answer)
 
@@ -173,9 +177,9 @@ class Sequencer:
             self._heads.release(Head.of(edge, checkpoint=extension.state.checkpoint))
         return places
 
-
-def _fail(submissions: Iterable[_Submission], reason: str) -> None:
-    for submission in submissions:
-        if not submission.placed.done():
-            submission.placed.set_exception(UnavailableError(reason))
-            submission.placed.exception()  # marks it as seen, should its submitter have gone away
+    def _fail(self, submissions: Iterable[_Submission], reason: str) -> None:
+        for submission in submissions:
+            self._backlog.leave(submission.leaves)
+            if not submission.placed.done():
+                submission.placed.set_exception(UnavailableError(reason))
+                submission.placed.exception()  # marks it as seen, should its submitter have gone away

@@ -23,11 +23,12 @@ from treehead.statement import DIGEST_BYTES
 from treehead.tile import ENTRY_BYTES_MAX
 from treehead.v1 import log_pb2, log_pb2_grpc
 from treehead.wire import status_of
-from treehead_logserver.admission import Admission, terms_of
+from treehead_logserver.admission import Admission
 from treehead_logserver.backlog import BusyError
 from treehead_logserver.config import Limits
 from treehead_logserver.heads import Head, Heads
 from treehead_logserver.kinds import OPAQUE
+from treehead_logserver.leaf import terms_of
 from treehead_logserver.prover import Prover
 from treehead_logserver.sequencer import Sequencer
 from treehead_logserver.storage.base import Candidate, Reading, Term

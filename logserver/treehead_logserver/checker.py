@@ -1,0 +1,149 @@
+"""A process that checks leaves, so that parsing and signatures use the machine's other cores.
+
+In a thread they would not: half of the work is parsing, which holds the interpreter's lock, and the event loop waits.
+    The process reads requests from its stdin, one at a time, and writes an answer to each to its stdout; it ends when
+    its stdin does, and so never outlives the log, however that ends.
+
+    frame    = uint32 big-endian length, body
+    request  = marshal of [leaf, ...]
+    answer   = marshal of [outcome, ...], one for each leaf
+    outcome  = (leaf hash, [(term kind, term value), ...])     admitted
+             | (name of the error, message)                    refused
+             | (None, traceback)                               a defect of ours
+
+`marshal` is for two processes of one program, as these are, and cheaper than anything that is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import marshal
+import signal
+import sys
+import traceback
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Collection, Sequence
+from typing import Any, BinaryIO
+
+from treehead import errors
+from treehead.errors import TreeheadError, UnavailableError
+from treehead_logserver.leaf import admit_leaf
+from treehead_logserver.storage.base import Candidate, Term
+
+_LOG = logging.getLogger(__name__)
+
+Outcome = Candidate | Exception
+"""A candidate, or why the leaf makes none: a `TreeheadError`, or else a defect of ours."""
+
+_LENGTH_BYTES = 4
+_READ_AHEAD_BYTES = 1_048_576
+
+
+class CheckingDefectError(Exception):
+    """Checking a leaf failed over a defect of Treehead; the message is the traceback."""
+
+
+class Checker:
+    """One such process, which is started anew when it should have ended. For one event loop, one request at a time."""
+
+    def __init__(self, kinds: Collection[str], *, answer_ms: int) -> None:
+        self._kinds = sorted(kinds)
+        self._answer_ms = answer_ms
+        self._process: Process | None = None
+
+    async def start(self) -> Process:
+        """Have the process running.
+
+        Raises:
+            UnavailableError: it cannot be started.
+        """
+        if self._process is None:
+            # -P: nothing of ours is to be imported from the folder that the log happens to be started in.
+            command = (sys.executable, "-P", "-m", __name__, *self._kinds)
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *command, stdin=PIPE, stdout=PIPE, limit=_READ_AHEAD_BYTES, start_new_session=True
+                )
+            except OSError as exc:
+                raise UnavailableError(f"the log cannot start a process that checks entries: {exc.strerror}") from exc
+        return self._process
+
+    async def check(self, leaves: Sequence[bytes]) -> list[Outcome]:
+        """For each leaf, in order, the candidate that it makes, or the error that `admit_leaf` raised for it.
+
+        Raises:
+            UnavailableError: the process ended, or did not answer in time; the next call starts another.
+        """
+        process = await self.start()
+        try:
+            async with asyncio.timeout(self._answer_ms / 1_000):
+                answer = await _ask(process, marshal.dumps(list(leaves)))
+        except (TimeoutError, EOFError, ConnectionError) as exc:
+            _LOG.error("a process that checks entries did not answer (%s); another one is started", type(exc).__name__)
+            await self.close()
+            raise UnavailableError("the log could not check the entry; try again, which is safe") from exc
+        return [_outcome(leaf, item) for leaf, item in zip(leaves, answer, strict=True)]
+
+    async def close(self) -> None:
+        """End the process, whatever it is doing."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def _ask(process: Process, request: bytes) -> Sequence[Any]:
+    assert process.stdin is not None  # noqa: S101 -- as it was started
+    assert process.stdout is not None  # noqa: S101
+    process.stdin.write(len(request).to_bytes(_LENGTH_BYTES, "big") + request)
+    await process.stdin.drain()
+    length = int.from_bytes(await process.stdout.readexactly(_LENGTH_BYTES), "big")
+    answer: Sequence[Any] = marshal.loads(await process.stdout.readexactly(length))  # noqa: S302 -- of our own process
+    return answer
+
+
+def _outcome(leaf: bytes, item: tuple[Any, Any]) -> Outcome:
+    match item:
+        case (bytes(leaf_hash), terms):
+            return Candidate(leaf, leaf_hash, frozenset(Term(*term) for term in terms))
+        case (str(name), message):
+            error: TreeheadError = getattr(errors, name)(message)
+            return error
+        case (_, text):
+            return CheckingDefectError(text)
+
+
+# --- in the process --------------------------------------------------------------------------------------------------
+
+
+def _check(leaf: bytes, kinds: Collection[str]) -> tuple[object, object]:
+    try:
+        candidate = admit_leaf(leaf, kinds=kinds)
+    except TreeheadError as exc:
+        return type(exc).__name__, str(exc)
+    except Exception:  # noqa: BLE001 -- what one leaf does must not fail the others of its request
+        return None, traceback.format_exc()
+    return candidate.leaf_hash, [tuple(term) for term in candidate.terms]
+
+
+def run(requests: BinaryIO, answers: BinaryIO, *, kinds: Collection[str]) -> None:
+    """Answer requests until there are no more."""
+    while len(header := requests.read(_LENGTH_BYTES)) == _LENGTH_BYTES:
+        leaves = marshal.loads(requests.read(int.from_bytes(header, "big")))  # noqa: S302 -- by our own process
+        answer = marshal.dumps([_check(leaf, kinds) for leaf in leaves])
+        answers.write(len(answer).to_bytes(_LENGTH_BYTES, "big") + answer)
+        answers.flush()
+
+
+def main() -> None:
+    """Be such a process, for the kinds named on the command line."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the log decides when it has no more to ask
+    run(sys.stdin.buffer, sys.stdout.buffer, kinds=frozenset(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The process that checks leaves: the answers that would be given here, in time, and an end when nothing is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import marshal
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.unit.library.specimens import attestation_leaf, hashedrekord_leaf
+from treehead.errors import MalformedError, SignatureError, TreeheadError, UnavailableError
+from treehead_logserver import checker
+from treehead_logserver.checker import Checker, CheckingDefectError
+from treehead_logserver.kinds import OPAQUE, SIGNED_KINDS
+from treehead_logserver.leaf import admit_leaf
+from treehead_logserver.storage.base import Candidate
+
+LEAVES = [attestation_leaf(), b"", b"{}", hashedrekord_leaf(), attestation_leaf()[:-9], b"x" * 70_000]
+
+
+def admitted_here(leaf: bytes) -> Candidate | TreeheadError:
+    try:
+        return admit_leaf(leaf, kinds=SIGNED_KINDS)
+    except TreeheadError as exc:
+        return exc
+
+
+async def test_the_process_answers_what_would_be_answered_here() -> None:
+    desk = Checker(SIGNED_KINDS, answer_ms=30_000)
+    outcomes = await desk.check(LEAVES)
+    again = await desk.check(LEAVES[:1])
+    await desk.close()
+    for leaf, outcome in zip(LEAVES, outcomes, strict=True):
+        expected = admitted_here(leaf)
+        assert type(outcome) is type(expected)
+        assert outcome == expected if isinstance(outcome, Candidate) else str(outcome) == str(expected)
+    assert again == outcomes[:1]
+
+
+async def test_the_process_knows_the_kinds_of_the_log() -> None:
+    desk = Checker({OPAQUE}, answer_ms=30_000)
+    assert await desk.check([b"any", b"{}"]) == [admit_leaf(leaf, kinds={OPAQUE}) for leaf in (b"any", b"{}")]
+    await desk.close()
+
+
+async def test_a_process_that_does_not_answer_in_time_is_replaced() -> None:
+    desk = Checker(SIGNED_KINDS, answer_ms=30_000)
+    stopped = await desk.start()
+    stopped.send_signal(signal.SIGSTOP)
+    desk._answer_ms = 1
+    with pytest.raises(UnavailableError, match="try again"):
+        await desk.check(LEAVES)
+    assert stopped.returncode == -signal.SIGKILL
+    desk._answer_ms = 30_000
+    assert isinstance((await desk.check(LEAVES))[0], Candidate)
+    await desk.close()
+
+
+async def test_to_close_what_never_started_or_was_closed_does_nothing() -> None:
+    desk = Checker(SIGNED_KINDS, answer_ms=30_000)
+    await desk.close()
+    await desk.start()
+    await desk.close()
+    await desk.close()
+
+
+def test_a_defect_met_by_one_leaf_fails_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def admit(leaf: bytes, *, kinds: frozenset[str]) -> Candidate:
+        return Candidate(leaf, b"hash") if leaf != b"poison" else 1 / 0  # type: ignore[return-value]
+
+    monkeypatch.setattr(checker, "admit_leaf", admit)
+    request = marshal.dumps([b"good", b"poison", b"good"])
+    answers = io.BytesIO()
+    checker.run(io.BytesIO(len(request).to_bytes(4, "big") + request), answers, kinds=SIGNED_KINDS)
+    first, (name, report), last = marshal.loads(answers.getvalue()[4:])  # noqa: S302
+    assert first == last == (b"hash", [])
+    assert name is None
+    assert "ZeroDivisionError" in report
+    assert isinstance(checker._outcome(b"poison", (name, report)), CheckingDefectError)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+async def test_the_process_ends_with_its_stdin_and_not_by_the_signals_that_stop_a_log(name: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "treehead_logserver.checker", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    request = marshal.dumps([b""])
+    for _ in range(2):
+        process.stdin.write(len(request).to_bytes(4, "big") + request)
+        length = int.from_bytes(await process.stdout.readexactly(4), "big")
+        await process.stdout.readexactly(length)
+        process.send_signal(getattr(signal, name))  # it runs by now, and answers once more
+    process.stdin.close()
+    assert await process.wait() == 0
+
+
+def test_the_errors_that_a_leaf_meets_can_be_told_by_name() -> None:
+    for error in (MalformedError, SignatureError):
+        outcome = checker._outcome(b"", (error.__name__, "why"))
+        assert (type(outcome), str(outcome)) == (error, "why")
