@@ -59,7 +59,7 @@ class Checker:
         Raises:
             UnavailableError: it cannot be started.
         """
-        if self._process is None:
+        if self._process is None or self._process.returncode is not None:
             # -P: nothing of ours is to be imported from the folder that the log happens to be started in.
             command = (sys.executable, "-P", "-m", __name__, *self._kinds)
             try:
@@ -98,8 +98,11 @@ class Checker:
 async def _ask(process: Process, request: bytes) -> Sequence[Any]:
     assert process.stdin is not None  # noqa: S101 -- as it was started
     assert process.stdout is not None  # noqa: S101
-    process.stdin.write(len(request).to_bytes(_LENGTH_BYTES, "big") + request)
-    await process.stdin.drain()
+    try:
+        process.stdin.write(len(request).to_bytes(_LENGTH_BYTES, "big") + request)
+        await process.stdin.drain()
+    except RuntimeError as exc:  # what uvloop raises where asyncio raises a ConnectionError
+        raise ConnectionResetError(str(exc)) from exc
     length = int.from_bytes(await process.stdout.readexactly(_LENGTH_BYTES), "big")
     answer: Sequence[Any] = marshal.loads(await process.stdout.readexactly(length))  # noqa: S302 -- of our own process
     return answer

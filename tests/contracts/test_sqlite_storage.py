@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.storage_suite import EMPTY, Extender, StorageSuite, append, candidates, state_at
+from tests.contracts.storage_suite import EMPTY, Extender, StorageSuite, append, candidates, sha256_of, state_at
+from tests.contracts.version_1 import create_version_1
+from tests.unit.library.specimens import LOG_KEY
+from tests.unit.logserver.parts import SIGNER
 from treehead.errors import StorageError
+from treehead.merkle import hash_leaf
+from treehead.sqlite import connect
+from treehead_logserver.recovery import recover_edge
 from treehead_logserver.storage import sqlite
 from treehead_logserver.storage.base import Placed, Storage, TreeState, UnknownOutcomeError
-from treehead_logserver.storage.schema import SCHEMA
+from treehead_logserver.storage.schema import SCHEMA, read_unmarked_checkpoint
 from treehead_logserver.storage.sqlite import SqliteStorage, create_database
 
 NAME = "log.sqlite"
@@ -176,3 +182,50 @@ async def test_a_commit_is_synced_before_it_counts(path: Path) -> None:
         assert storage._reader.execute("pragma wal_autocheckpoint").fetchone() == (0,)
     finally:
         await storage.close()
+
+
+# --- versions --------------------------------------------------------------------------------------------------------
+
+OLD_LEAVES = [b"leaf %d" % number for number in range(600)]
+OLD_ENTRIES = [(leaf, [sha256_of(leaf), sha256_of(b"all")]) for leaf in OLD_LEAVES]
+
+
+async def test_a_file_of_version_1_becomes_one_of_this_version_with_all_that_was_in_it(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    create_version_1(path, signer=SIGNER, entries=OLD_ENTRIES)
+    expected = read_unmarked_checkpoint(path)
+    for _ in range(2):
+        storage = await SqliteStorage.open(path)
+        state = await storage.read_state()
+        assert (state.size, state.checkpoint) == (600, expected)
+        edge = await recover_edge(storage, state, vkey=LOG_KEY)
+        assert edge.size == 600
+        assert await storage.read_leaves(first_index=0, end_index=600, bytes_max=10**6) == OLD_LEAVES
+        for index in (0, 255, 256, 599):
+            leaf = OLD_LEAVES[index]
+            assert await storage.find_leaf(hash_leaf(leaf)) == index
+            assert await storage.find_term(sha256_of(leaf), first_index=0, end_index=600, count_max=9) == [index]
+        assert await storage.find_term(sha256_of(b"all"), first_index=0, end_index=600, count_max=3) == [0, 1, 2]
+        assert await append(storage, candidates(OLD_LEAVES[7]), Extender()) == [Placed(7, True)]
+        await storage.close()
+    assert read_unmarked_checkpoint(path) is None, "a file of this version has a mark beside it"
+
+
+async def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    create_version_1(path, signer=SIGNER, entries=OLD_ENTRIES)
+    damage(path, "update tiles set hashes = zeroblob(8191) where place = 1")
+    before = contents(path)
+    with pytest.raises(StorageError, match="cannot open the database"):
+        await SqliteStorage.open(path)
+    assert contents(path) == before
+    damage(path, "pragma integrity_check")
+
+
+async def test_who_only_reads_migrates_nothing(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    create_version_1(path, signer=SIGNER, entries=OLD_ENTRIES)
+    before = contents(path)
+    with pytest.raises(StorageError, match="start the log once"):
+        connect(path, SCHEMA, is_writer=False)
+    assert contents(path) == before

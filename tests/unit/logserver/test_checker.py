@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import marshal
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from tests.unit.library.specimens import attestation_leaf, hashedrekord_leaf
 from treehead.errors import MalformedError, SignatureError, TreeheadError, UnavailableError
+from treehead.server import loop_factory
 from treehead_logserver import checker
-from treehead_logserver.checker import Checker, CheckingDefectError
+from treehead_logserver.checker import Checker, CheckingDefectError, Outcome
 from treehead_logserver.kinds import OPAQUE, SIGNED_KINDS
 from treehead_logserver.leaf import admit_leaf
 from treehead_logserver.storage.base import Candidate
@@ -58,6 +61,34 @@ async def test_a_process_that_does_not_answer_in_time_is_replaced() -> None:
     desk._answer_ms = 30_000
     assert isinstance((await desk.check(LEAVES))[0], Candidate)
     await desk.close()
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, loop_factory()], ids=["asyncio", "ours"])
+async def test_a_process_that_has_ended_is_replaced_whatever_the_loop(
+    factory: Callable[[], asyncio.AbstractEventLoop] | None,
+) -> None:
+    async def survive() -> list[Outcome]:
+        desk = Checker(SIGNED_KINDS, answer_ms=30_000)
+        process = await desk.start()
+        process.kill()
+        await process.wait()
+        answered = await desk.check(LEAVES)
+        process = await desk.start()
+        process.kill()  # it may or may not have ended when it is asked
+        with contextlib.suppress(UnavailableError):
+            await desk.check(LEAVES * 100)
+        answered += await desk.check(LEAVES)
+        await desk.close()
+        return answered
+
+    def run() -> list[Outcome]:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(survive())
+
+    outcomes = await asyncio.to_thread(run)
+    assert [isinstance(outcome, Candidate) for outcome in outcomes] == [
+        isinstance(admitted_here(leaf), Candidate) for leaf in LEAVES * 2
+    ]
 
 
 async def test_to_close_what_never_started_or_was_closed_does_nothing() -> None:

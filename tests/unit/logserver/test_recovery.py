@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.library.specimens import LOG_KEY, ORIGIN, OTHER_LOG, OTHER_LOG_KEY
+from tests.unit.library.specimens import LOG_KEY, ORIGIN, OTHER_LOG, OTHER_LOG_KEY, Tree
 from tests.unit.logserver.parts import SIGNER, candidate, create, parts, random_leaves
+from treehead.checkpoint import Checkpoint
 from treehead.errors import StorageError
 from treehead.merkle import hash_leaf
 from treehead.tile import RightEdge
-from treehead_logserver.recovery import recover_edge
+from treehead_logserver.recovery import RolledBackError, check_mark, recover_edge
 from treehead_logserver.signer import Signer
 from treehead_logserver.storage.base import Extension
 from treehead_logserver.storage.sqlite import SqliteStorage
@@ -120,3 +121,41 @@ async def test_a_checkpoint_of_another_tree_of_that_size_is_not_served(log_of_70
             await recover_edge(storage, mixed, vkey=LOG_KEY)
     finally:
         await storage.close()
+
+
+# --- the high-water mark
+
+
+def marked(tree: Tree, size: int) -> Checkpoint:
+    return Checkpoint(origin=ORIGIN, size=size, root=tree.root(size))
+
+
+@pytest.fixture(scope="module")
+def tree_of_700() -> Tree:
+    return Tree([*random_leaves(600, seed=2), *random_leaves(100, seed=3)])
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 511, 512, 600, 699, 700])
+async def test_a_tree_that_has_grown_out_of_the_marked_one_may_go_on(
+    log_of_700: Path, tree_of_700: Tree, size: int
+) -> None:
+    storage, edge = await SqliteStorage.open(log_of_700), await recovered(log_of_700)
+    await check_mark(storage, edge, marked(tree_of_700, size))
+    await storage.close()
+
+
+async def test_a_tree_smaller_than_the_marked_one_was_put_back(log_of_700: Path, tree_of_700: Tree) -> None:
+    storage, edge = await SqliteStorage.open(log_of_700), await recovered(log_of_700)
+    later = Tree([*random_leaves(600, seed=2), *random_leaves(100, seed=3), b"one more"])
+    with pytest.raises(RolledBackError, match=r"has 700 entries, but this log has signed a tree of 701"):
+        await check_mark(storage, edge, marked(later, 701))
+    await storage.close()
+
+
+@pytest.mark.parametrize("size", [1, 256, 600, 700])
+async def test_another_tree_than_the_marked_one_is_not_gone_on_from(log_of_700: Path, size: int) -> None:
+    storage, edge = await SqliteStorage.open(log_of_700), await recovered(log_of_700)
+    other = Tree(b"another %d" % index for index in range(700))
+    with pytest.raises(StorageError, match=f"another tree of size {size}"):
+        await check_mark(storage, edge, marked(other, size))
+    await storage.close()
