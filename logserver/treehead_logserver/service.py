@@ -14,6 +14,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import grpc
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 from treehead.entry import KINDS, parse_entry
 from treehead.errors import StorageError, TreeheadError
@@ -305,8 +307,8 @@ class LogService(log_pb2_grpc.LogServicer):
         except _Status as status:
             code, message = status.code, str(status)
         except BusyError as exc:
-            context.set_trailing_metadata(((PUSHBACK, str(self._limits.retry_ms)),))
             code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, str(exc)
+            context.set_trailing_metadata(_when_to_retry(message, self._limits.retry_ms))
         except StorageError as exc:
             _LOG.error("%s", exc)
             code, message = grpc.StatusCode.UNAVAILABLE, "the log cannot read its database; try again later"
@@ -318,6 +320,15 @@ class LogService(log_pb2_grpc.LogServicer):
         else:
             return
         await context.abort(code, message)
+
+
+def _when_to_retry(message: str, retry_ms: int) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailing metadata that tell a caller when to try again: gRPC itself, and programs that read `RetryInfo`."""
+    info = error_details_pb2.RetryInfo()
+    info.retry_delay.FromMilliseconds(retry_ms)
+    status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message)
+    status.details.add().Pack(info)
+    return ((PUSHBACK, str(retry_ms)), *rpc_status.to_status(status).trailing_metadata)
 
 
 def _is_found_by(leaf: bytes, term: Term) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,16 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.contracts.version_1 import create_version_1
 from tests.processes import Finished, LogProcess, create_log, run_module
 from tests.unit.library.specimens import hashedrekord_leaf
 from treehead.checkpoint import open_checkpoint
-from treehead.keys import parse_vkey
+from treehead.keys import parse_private_key, parse_vkey
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogStub
+from treehead_logserver.highwater import read_mark
+from treehead_logserver.signer import Signer
+from treehead_logserver.storage.base import Term
 
 ORIGIN = "log.example/process"
 DEADLINE_SECONDS = 30
@@ -238,3 +244,88 @@ async def test_a_log_says_at_start_what_it_serves_and_with_which_sqlite(log: Log
     assert open_checkpoint(response.proof.checkpoint, key=vkey).size == 1
     await log.stop()
     assert f"log {ORIGIN} has 0 entries (SQLite 3." in log.stderr
+
+
+# --- the high-water mark and earlier versions ------------------------------------------------------------------------
+
+
+async def test_a_database_that_was_put_back_is_not_served(data: Path, tmp_path: Path) -> None:
+    leaves = [hashedrekord_leaf(b"%d" % number) for number in range(4)]
+    async with LogProcess(data) as log:
+        await add(log.address, *leaves[:2])
+        assert await log.stop() == 0
+    shutil.copy(data / "log.sqlite", tmp_path / "older")
+    async with LogProcess(data) as log:
+        await add(log.address, *leaves[2:])
+        assert await log.stop() == 0
+    shutil.copy(data / "log.sqlite", tmp_path / "newer")
+
+    shutil.copy(tmp_path / "older", data / "log.sqlite")
+    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0")
+    said = complaint(refused, exit_code=1).splitlines()[-1]
+    assert "has 2 entries, but this log has signed a tree of 4" in said
+    assert said.endswith(f"treehead-log recover --data {data} says what to do")
+
+    shutil.copy(tmp_path / "newer", data / "log.sqlite")
+    async with LogProcess(data) as log:
+        assert [response.duplicate for response in await add(log.address, *leaves)] == [True] * 4
+
+
+async def test_a_log_without_its_mark_is_not_served(data: Path) -> None:
+    (data / "high-water").unlink()
+    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0")
+    said = complaint(refused, exit_code=1).splitlines()[-1]
+    assert f"there is no high-water mark {data / 'high-water'}" in said
+    assert said.endswith(f"treehead-log recover --data {data} says what to do")
+    assert not (data / "high-water").exists()
+
+
+async def test_a_log_of_version_1_is_served_and_has_a_mark_from_then_on(data: Path) -> None:
+    key = parse_private_key((data / "key.pem").read_bytes(), passphrase=None)
+    leaves = [hashedrekord_leaf(b"%d" % number) for number in range(300)]
+    for path in (data / "log.sqlite", data / "high-water"):
+        path.unlink()
+    terms = [Term("sha256", sha256(b"%d" % number).digest()) for number in range(300)]
+    create_version_1(
+        data / "log.sqlite",
+        signer=Signer(key=key, origin=ORIGIN),
+        entries=[(leaf, [term]) for leaf, term in zip(leaves, terms, strict=True)],
+    )
+    for _ in range(2):
+        async with LogProcess(data) as log:
+            (response,) = await add(log.address, leaves[217])
+            assert (response.proof.leaf_index, response.duplicate) == (217, True)
+            async with grpc.aio.insecure_channel(log.address) as channel:
+                request = log_pb2.FindEntriesRequest(algorithm="sha256", digest=terms[5].value)
+                found = await LogStub(channel).FindEntries(request, timeout=DEADLINE_SECONDS)
+            assert [entry.leaf_index for entry in found.entries] == [5]
+            assert await log.stop() == 0
+    assert read_mark(data / "high-water", vkey=parse_vkey((data / "vkey").read_text().strip())).size == 300
+
+
+# --- kinds -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_log_takes_the_kinds_that_are_switched_on(data: Path) -> None:
+    async def info(address: str) -> list[str]:
+        async with grpc.aio.insecure_channel(address) as channel:
+            answer = await LogStub(channel).GetLogInfo(log_pb2.GetLogInfoRequest(), timeout=DEADLINE_SECONDS)
+            return list(answer.kinds)
+
+    async with LogProcess(data) as log:
+        assert await info(log.address) == ["attestation/0.0.1", "hashedrekord/0.0.2"]
+        with pytest.raises(grpc.aio.AioRpcError, match="leaf: entry is not JSON"):
+            await add(log.address, b"any bytes")
+    async with LogProcess(data, "--kind", "attestation") as log:
+        assert await info(log.address) == ["attestation/0.0.1"]
+        with pytest.raises(grpc.aio.AioRpcError, match="does not take hashedrekord"):
+            await add(log.address, hashedrekord_leaf())
+    async with LogProcess(data, "--kind", "opaque") as log:
+        assert await info(log.address) == ["opaque"]
+        first, again = await add(log.address, b"any bytes", hashedrekord_leaf())
+        assert {first.proof.leaf_index, again.proof.leaf_index} == {0, 1}
+
+
+async def test_a_kind_that_is_not_known_is_refused(data: Path) -> None:
+    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0", "--kind", "opake")
+    assert "--kind is one of attestation, hashedrekord, opaque" in complaint(refused, exit_code=2)
