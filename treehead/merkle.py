@@ -13,7 +13,7 @@ recurses, and all loops are bounded by the 63 levels of the largest tree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple, Protocol
 
@@ -190,18 +190,31 @@ def plan_consistency(*, size1: int, size2: int) -> Plan:
     return tuple(reversed(parts))
 
 
-def assemble(plan: Plan, reader: HashReader) -> tuple[bytes, ...]:
+def assemble(
+    plan: Plan, reader: HashReader, *, folded: MutableMapping[tuple[NodeId, ...], bytes] | None = None
+) -> tuple[bytes, ...]:
     """Read the hashes that `plan` needs and combine them into the proof.
+
+    `folded` remembers what was combined, for the next proofs about the same log: complete subtrees never change. The
+    caller bounds it.
 
     Raises:
         StorageError: the reader cannot answer.
     """
-    hashes = reader.read_hashes([node for part in plan for node in part])
+    folded = {} if folded is None else folded
+    hashes = reader.read_hashes([node for part in plan if part not in folded for node in part])
     proof: list[bytes] = []
     at = 0
     for part in plan:
-        begin, at = at, at + len(part)
-        proof.append(hashes[begin] if at - begin == 1 else fold_roots(hashes[begin:at]))
+        if len(part) == 1:
+            proof.append(hashes[at])
+            at += 1
+            continue
+        known = folded.get(part)
+        if known is None:
+            known = folded[part] = fold_roots(hashes[at : at + len(part)])
+            at += len(part)
+        proof.append(known)
     return tuple(proof)
 
 

@@ -15,6 +15,9 @@ from treehead.tile import ExpandedTile, MissingTileError, TileId, TileReader, ti
 from treehead_logserver.heads import Head
 from treehead_logserver.storage.base import Reading
 
+_FOLDED_MAX = 1_024
+"""Of the subtrees that reach to the end of a tree, a few for each head."""
+
 
 class Prover:
     """Makes proofs about the tree of a head, at its size or any smaller one. For one event loop."""
@@ -23,6 +26,7 @@ class Prover:
         self._storage = storage
         self._cache = _TileCache(tiles_max)
         self._loading = asyncio.Lock()
+        self._folded: dict[tuple[merkle.NodeId, ...], bytes] = {}
 
     def add(self, tiles: Mapping[TileId, ExpandedTile]) -> None:
         """Keep tiles that just became full: proofs of the newest entries come from them."""
@@ -45,11 +49,13 @@ class Prover:
         return await self._assemble(merkle.plan_consistency(size1=size1, size2=size2), head)
 
     async def _assemble(self, plan: merkle.Plan, head: Head) -> tuple[bytes, ...]:
+        if len(self._folded) > _FOLDED_MAX:
+            self._folded.clear()
         try:
-            return merkle.assemble(plan, TileReader(head.edge, self._cache))
+            return merkle.assemble(plan, TileReader(head.edge, self._cache), folded=self._folded)
         except MissingTileError:
             full = await self._load(sorted(tiles_of(plan) - head.edge.keys()))
-            return merkle.assemble(plan, TileReader(head.edge, full))
+            return merkle.assemble(plan, TileReader(head.edge, full), folded=self._folded)
 
     async def _load(self, tiles: list[TileId]) -> Mapping[TileId, ExpandedTile]:
         # One at a time: what many callers miss at once is read once.

@@ -35,6 +35,8 @@ from treehead_logserver.storage.schema import SCHEMA
 
 WRITE_CACHE_KIBIBYTES = 32_768
 READ_CACHE_KIBIBYTES = 8_192
+READ_WAIT_MS = 100
+"""How long the event loop may wait for a lock, which only another program would hold."""
 WAL_PAGES_MAX = 4_096
 """Of 4 KiB. To move them takes some 30 ms; a reader that holds on to an old state lets them become more."""
 WAL_BYTES_KEPT = 67_108_864
@@ -95,6 +97,7 @@ class SqliteStorage:
             await scanner.open()
             undo.push_async_callback(scanner.close)
             reader = connect(path, SCHEMA, is_writer=False, cache_kibibytes=READ_CACHE_KIBIBYTES)
+            reader.execute(f"pragma busy_timeout = {READ_WAIT_MS}")
             undo.pop_all()
         return cls(path, writer=writer, scanner=scanner, reader=reader, lookups=lookups)
 
