@@ -32,6 +32,7 @@ class Admission:
 
     def __init__(self, limits: Limits, *, kinds: Collection[str] = SIGNED_KINDS) -> None:
         self._group_entries_max = limits.admission_entries_max
+        self._calls_a_checker = limits.calls_a_checker
         self._backlog = Backlog(entries_max=limits.queue_entries_max, bytes_max=limits.queue_bytes_max)
         self._queue: deque[deque[_Share]] = deque()
         self._free = [Checker(kinds, answer_ms=limits.admission_ms) for _ in range(limits.checkers)]
@@ -72,7 +73,8 @@ class Admission:
 
     def _enqueue(self, call: deque[_Share]) -> None:
         self._queue.append(call)
-        if self._free:
+        # A checker that is at work takes what comes meanwhile with one hop; another is worth it when that is much.
+        if self._free and len(self._queue) > self._calls_a_checker * len(self._working):
             working = asyncio.create_task(self._work(self._free.pop()))
             self._working.add(working)
             working.add_done_callback(self._working.discard)

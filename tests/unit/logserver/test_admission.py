@@ -107,3 +107,15 @@ async def test_a_checker_that_was_killed_fails_who_waited_for_it_and_is_replaced
         with pytest.raises(UnavailableError, match="try again"):
             await call
         assert [type(outcome) for outcome in await desk.admit(leaves)] == [Candidate, Candidate]
+
+
+async def test_another_checker_is_asked_when_much_waits_for_one() -> None:
+    async with opened(Limits(checkers=2, calls_a_checker=3, admission_entries_max=1)) as desk:
+        leaves = hashedrekord_leaves(8)
+        calls = [asyncio.create_task(desk.admit([leaf])) for leaf in leaves[:3]]
+        await asyncio.sleep(0)
+        assert len(desk._working) == 1
+        calls += [asyncio.create_task(desk.admit([leaf])) for leaf in leaves[3:]]
+        await asyncio.sleep(0)
+        assert len(desk._working) == 2
+        assert [type(outcome) for (outcome,) in await asyncio.gather(*calls)] == [Candidate] * 8
