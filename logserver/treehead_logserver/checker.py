@@ -109,14 +109,13 @@ async def _ask(process: Process, request: bytes) -> Sequence[Any]:
 
 
 def _outcome(leaf: bytes, item: tuple[Any, Any]) -> Outcome:
-    match item:
-        case (bytes(leaf_hash), terms):
-            return Candidate(leaf, leaf_hash, frozenset(Term(*term) for term in terms))
-        case (str(name), message):
-            error: TreeheadError = getattr(errors, name)(message)
-            return error
-        case (_, text):
-            return CheckingDefectError(text)
+    what, detail = item
+    if isinstance(what, bytes):
+        return Candidate(leaf, what, frozenset(map(Term._make, detail)))
+    if isinstance(what, str):
+        error: TreeheadError = getattr(errors, what)(detail)
+        return error
+    return CheckingDefectError(detail)
 
 
 # --- in the process --------------------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ _BUCKET_BITS = 6
 _MOVED_AT_LEAST = 8
 _DROPPED_AT_ONCE = 256
 _PAIR_BYTES = 16
+_ROWS_A_STATEMENT = 128
+_KEYS_A_STATEMENT = (1, 4, 16, 64, 256)
 
 Pair = tuple[int, int]
 """A key and the index of an entry."""
@@ -53,8 +55,37 @@ def key_of_term(term: Term) -> int:
 
 def pairs_of(candidate: Candidate, leaf_index: int) -> list[Pair]:
     """All the pairs by which an entry is to be found."""
-    keys = {key_of_leaf(candidate.leaf_hash), *map(key_of_term, candidate.terms)}
-    return [(key, leaf_index) for key in keys]
+    pairs = [(key_of_leaf(candidate.leaf_hash), leaf_index)]
+    for term in candidate.terms:
+        pairs.append((key_of_term(term), leaf_index))
+    return pairs
+
+
+# The interpreter's lock is let go for each statement, and to have it back takes long when the event loop is busy: so
+# one statement does many rows. There are few different ones, for each is prepared once and kept.
+
+
+def find_in_table(connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, list[int]]:
+    """For each of the keys that is in the table, the indices of its entries."""
+    found: dict[int, list[int]] = {}
+    at = 0
+    while at < len(keys):
+        width = next((width for width in _KEYS_A_STATEMENT if width >= len(keys) - at), _KEYS_A_STATEMENT[-1])
+        some = keys[at : at + width]
+        at += width
+        query = f"select key, leaf_index from lookups where key in ({','.join('?' * width)})"  # noqa: S608 -- marks only
+        for key, index in connection.execute(query, [*some, *[some[0]] * (width - len(some))]):
+            found.setdefault(key, []).append(index)
+    return found
+
+
+def insert_pairs(connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[object, object]]) -> None:
+    """Insert rows of two columns."""
+    whole = len(rows) - len(rows) % _ROWS_A_STATEMENT
+    statement = f"{insert} values {','.join(['(?,?)'] * _ROWS_A_STATEMENT)}"
+    for at in range(0, whole, _ROWS_A_STATEMENT):
+        connection.execute(statement, [value for row in rows[at : at + _ROWS_A_STATEMENT] for value in row])
+    connection.executemany(f"{insert} values (?,?)", rows[whole:])
 
 
 class Lookups:
@@ -99,7 +130,7 @@ class Lookups:
         if self._moving is not None and not self._slice:
             # A slice is kept until it is committed: taking it from the iterator cannot be rolled back.
             self._slice = list(islice(self._left, 2 * len(pairs) + _MOVED_AT_LEAST))
-        connection.executemany("insert or ignore into lookups values (?, ?)", self._slice)
+        insert_pairs(connection, "insert or ignore into lookups", self._slice)
         if self._next_dropped < self._dropped_end():
             connection.execute("delete from recent where number < ?", (self._dropped_end(),))
 

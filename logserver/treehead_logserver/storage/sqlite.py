@@ -14,7 +14,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar
 
 from treehead.errors import MalformedError, StorageError
 from treehead.merkle import HASH_BYTES, hash_leaf
@@ -30,7 +30,15 @@ from treehead_logserver.storage.base import (
     TreeState,
     UnknownOutcomeError,
 )
-from treehead_logserver.storage.lookups import Lookups, Pair, key_of_leaf, key_of_term, pairs_of
+from treehead_logserver.storage.lookups import (
+    Lookups,
+    Pair,
+    find_in_table,
+    insert_pairs,
+    key_of_leaf,
+    key_of_term,
+    pairs_of,
+)
 from treehead_logserver.storage.schema import SCHEMA
 
 WRITE_CACHE_KIBIBYTES = 32_768
@@ -41,8 +49,6 @@ WAL_PAGES_MAX = 4_096
 """Of 4 KiB. To move them takes some 30 ms; a reader that holds on to an old state lets them become more."""
 WAL_BYTES_KEPT = 67_108_864
 """What the file of the write-ahead log is cut back to after such a reader."""
-
-_FIND_KEY = "select leaf_index from lookups where key = ? order by leaf_index"
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -127,7 +133,7 @@ class SqliteStorage:
         return await self._run(self._scanner, _read_leaves, first_index, end_index, bytes_max)
 
     async def find_leaf(self, leaf_hash: bytes) -> int | None:
-        return self._ask(self._find_leaf, leaf_hash)
+        return self._ask(self._find_leaves, [leaf_hash]).get(leaf_hash)
 
     async def find_term(self, term: Term, *, first_index: int, end_index: int, count_max: int) -> Sequence[int]:
         key = key_of_term(term)
@@ -200,8 +206,9 @@ class SqliteStorage:
         """The place of each candidate, and those that are new with their indices."""
         placed, fresh = [], []
         next_index = _read_state(connection).size
+        there = self._find_leaves(connection, [candidate.leaf_hash for candidate in candidates])
         for candidate in candidates:
-            known = self._find_leaf(connection, candidate.leaf_hash)
+            known = there.get(candidate.leaf_hash)
             if known is None:
                 fresh.append((next_index, candidate))
                 placed.append(Placed(next_index, duplicate=False))
@@ -218,21 +225,24 @@ class SqliteStorage:
         extension: Extension,
     ) -> None:
         rows = [(index, candidate.leaf) for index, candidate in fresh]
-        connection.executemany("insert into entries values (?, ?)", rows)
+        insert_pairs(connection, "insert into entries", rows)
         self._lookups.insert(connection, pairs)
         tiles = [(_place_of(tile), format_expanded_tile(expanded)) for tile, expanded in extension.tiles.items()]
         connection.executemany("insert into tiles values (?, ?)", tiles)
         connection.execute("update tree set size = ?, compact_range = ?, checkpoint = ?", _state_row(extension.state))
 
-    def _find_leaf(self, connection: sqlite3.Connection, leaf_hash: bytes) -> int | None:
-        key = key_of_leaf(leaf_hash)
-        recent = self._lookups.find_recent(key)
-        older = connection.execute(_FIND_KEY, (key,)).fetchall()
-        for index in (*recent, *(index for (index,) in older)):
-            row = connection.execute("select leaf from entries where leaf_index = ?", (index,)).fetchone()
-            if row is not None and hash_leaf(row[0]) == leaf_hash:
-                return cast("int", index)
-        return None
+    def _find_leaves(self, connection: sqlite3.Connection, leaf_hashes: Sequence[bytes]) -> dict[bytes, int]:
+        """The indices of those of the leaves that are there."""
+        keys = list(map(key_of_leaf, leaf_hashes))
+        recent = list(map(self._lookups.find_recent, keys))  # before the table, as it says there
+        older = find_in_table(connection, keys)
+        there = {}
+        for leaf_hash, key, indices in zip(leaf_hashes, keys, recent, strict=True):
+            for index in (*indices, *older.get(key, ())):
+                row = connection.execute("select leaf from entries where leaf_index = ?", (index,)).fetchone()
+                if row is not None and hash_leaf(row[0]) == leaf_hash:
+                    there[leaf_hash] = index
+        return there
 
 
 def _state_row(state: TreeState) -> tuple[int, bytes, bytes]:
