@@ -50,10 +50,15 @@ _SIZE_OPTIONS = [
 ]
 CHANNEL_OPTIONS: Sequence[tuple[str, int]] = [*_SIZE_OPTIONS, ("grpc.enable_http_proxy", 0)]
 """gRPC would ask a proxy named in the environment to reach even this very machine."""
+PENDING_CALLS_MAX = 16_384
+"""Calls that gRPC has received and our code not yet seen. Beyond a thousand it would begin to cancel some, which tells
+the caller nothing; so many wait for the moment that it takes to answer them, be it that there are too many."""
 SERVER_OPTIONS: Sequence[tuple[str, int]] = [
     *_SIZE_OPTIONS,
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 1_024),
+    ("grpc.server.max_pending_requests", PENDING_CALLS_MAX),
+    ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_MAX),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
