@@ -32,9 +32,10 @@ class Admission:
 
     def __init__(self, limits: Limits, *, kinds: Collection[str] = SIGNED_KINDS) -> None:
         self._group_entries_max = limits.admission_entries_max
-        self._calls_a_checker = limits.calls_a_checker
+        self._entries_a_checker = limits.entries_a_checker
         self._backlog = Backlog(entries_max=limits.queue_entries_max, bytes_max=limits.queue_bytes_max)
         self._queue: deque[deque[_Share]] = deque()
+        self._waiting = 0
         self._free = [Checker(kinds, answer_ms=limits.admission_ms) for _ in range(limits.checkers)]
         self._checkers = tuple(self._free)
         self._working: set[asyncio.Task[None]] = set()
@@ -73,8 +74,9 @@ class Admission:
 
     def _enqueue(self, call: deque[_Share]) -> None:
         self._queue.append(call)
+        self._waiting += sum(len(share.leaves) for share in call)
         # A checker that is at work takes what comes meanwhile with one hop; another is worth it when that is much.
-        if self._free and len(self._queue) > self._calls_a_checker * len(self._working):
+        if self._free and self._waiting > self._entries_a_checker * len(self._working):
             working = asyncio.create_task(self._work(self._free.pop()))
             self._working.add(working)
             working.add_done_callback(self._working.discard)
@@ -106,6 +108,7 @@ class Admission:
             call = self._queue.popleft()
             group.append(call.popleft())
             room -= len(group[-1].leaves)
+            self._waiting -= len(group[-1].leaves)
             if call:
                 self._queue.append(call)
         return group

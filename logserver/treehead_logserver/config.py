@@ -29,7 +29,7 @@ class Limits:
         queue_entries_max, queue_bytes_max: entries, and bytes of entries, that wait to be checked; as many again may
             wait to be logged.
         checkers: processes that check entries.
-        calls_a_checker: calls that wait for each such process at work, before one more is asked.
+        entries_a_checker: entries that wait for each such process at work, before one more is asked.
         admission_entries_max: entries that such a process takes at a time.
         admission_ms: how long it may take for them; then it is replaced.
         tiles_max: full tiles in memory, of 17 KB each.
@@ -52,7 +52,7 @@ class Limits:
     queue_entries_max: int = 16_384
     queue_bytes_max: int = 67_108_864
     checkers: int = 2
-    calls_a_checker: int = 16
+    entries_a_checker: int = 16
     admission_entries_max: int = 64
     admission_ms: int = 10_000
     tiles_max: int = 4_096

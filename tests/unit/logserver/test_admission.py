@@ -110,7 +110,7 @@ async def test_a_checker_that_was_killed_fails_who_waited_for_it_and_is_replaced
 
 
 async def test_another_checker_is_asked_when_much_waits_for_one() -> None:
-    async with opened(Limits(checkers=2, calls_a_checker=3, admission_entries_max=1)) as desk:
+    async with opened(Limits(checkers=2, entries_a_checker=3, admission_entries_max=1)) as desk:
         leaves = hashedrekord_leaves(8)
         calls = [asyncio.create_task(desk.admit([leaf])) for leaf in leaves[:3]]
         await asyncio.sleep(0)
