@@ -53,7 +53,7 @@ class Limits:
     queue_bytes_max: int = 67_108_864
     checkers: int = 2
     entries_a_checker: int = 16
-    admission_entries_max: int = 64
+    admission_entries_max: int = 32
     admission_ms: int = 10_000
     tiles_max: int = 4_096
     calls_max: int = 1_536
