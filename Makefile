@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+RUNS ?= 200
+SEED ?= 20261122
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,19 +18,27 @@ LOCK_COMMAND = uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-find-links --custom-compile-command 'make lock' --extra log --extra monitor --group dev \
 	pyproject.toml --output-file requirements.lock
 
+BENCH_READY := $(VENV)/bench-$(HERE)
+BENCH_LOCK_COMMAND = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command 'make lock' --group bench --constraint requirements.lock \
+	--output-file bench/requirements.lock
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test check proto format lock clean
+.PHONY: help dev demo test check fault bench bench-large bench-soak proto format lock clean
 
 help:
 	@echo 'make demo    run the whole mission on this machine: sign, log, prove, verify, refuse, catch a split view'
 	@echo 'make test    run every test                  (make test ARGS="-k note" runs some)'
 	@echo 'make check   formatting, lint, types, import layers, generated code, then every test'
+	@echo 'make bench   measure every promise about speed, in ten minutes  (make bench ARGS="idle unary" measures some)'
+	@echo '             bench-large adds ten million entries, bench-soak an hour of mixed load; see bench/README.md'
+	@echo 'make fault   put logs through faults: kills, power cuts, bad disks  (make fault RUNS=1000 SEED=7)'
 	@echo 'make dev     make the environment in .venv, and nothing else'
 	@echo 'make format  format the code and apply the safe fixes of the linter'
 	@echo 'make proto   derive treehead/v1 from protos/ again'
-	@echo 'make lock    resolve requirements.lock again  (make lock ARGS=--upgrade takes newer versions)'
+	@echo 'make lock    resolve the lock files again  (make lock ARGS=--upgrade takes newer versions)'
 	@echo 'make clean   remove the environment and every cache'
 	@echo
 	@echo 'The first of them that needs it makes .venv, with $(PYTHON) (choose another: make demo PYTHON=python3.12).'
@@ -74,6 +84,22 @@ check: dev
 	@echo 'check: tests'
 	@$(BIN)/pytest $(ARGS)
 
+bench: $(BENCH_READY)
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-large: $(BENCH_READY)
+	@$(BIN)/python -m bench.large $(ARGS)
+
+bench-soak: $(BENCH_READY)
+	@$(BIN)/python -m bench.soak $(ARGS)
+
+$(BENCH_READY): bench/requirements.lock $(READY)
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement bench/requirements.lock
+	@touch $@
+
+fault: dev
+	@$(BIN)/python -m tests.fault.run --runs $(RUNS) --seed $(SEED) $(ARGS)
+
 proto: dev
 	@$(BIN)/python scripts/generate_protobuf.py
 
@@ -83,6 +109,7 @@ format: dev
 
 lock: dev
 	@$(BIN)/$(LOCK_COMMAND) $(ARGS)
+	@$(BIN)/$(BENCH_LOCK_COMMAND) $(ARGS)
 
 clean:
 	@rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist

@@ -61,6 +61,14 @@ async def _spawn(
     )
 
 
+class NotListeningError(AssertionError):
+    """A server did not start. `exit_code` is negative if a signal ended it, which may have been ours."""
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class ServerProcess:
     """One server, started with `async with` or `start`, and again after `stop` or `kill`.
 
@@ -78,22 +86,32 @@ class ServerProcess:
         self._heard = asyncio.Event()
 
     async def start(self) -> Self:
-        """Returns when the server listens on `address`."""
+        """Returns when the server listens on `address`.
+
+        Raises:
+            NotListeningError: it ended instead, or did not listen in time.
+        """
         assert self._process is None, "it runs already"
         self._stderr.clear()
         self._process = process = await _spawn(self.module, *self.arguments, environment=self.environment)
         assert process.stdout is not None
         assert process.stderr is not None
         self._reading = asyncio.create_task(self._read_stderr(process.stderr))
-        line = b""
+        line: bytes | None = None
         try:
             async with asyncio.timeout(READY_SECONDS_MAX):
                 line = await process.stdout.readline()
         except TimeoutError:
             pass
-        if not line.startswith(LISTENING.encode()):
-            await self.kill()
-            raise AssertionError(f"{self.module} printed {line!r} instead of its address, and wrote: {self.stderr}")
+        except asyncio.CancelledError:
+            process.kill()  # nobody will: to whoever cancels, it was never started
+            raise
+        if line is None or not line.startswith(LISTENING.encode()):
+            # Who closes stdout without a word is about to end, and may do so in its own way.
+            code = await self.wait() if line == b"" else await self.signal(signal.SIGKILL)
+            raise NotListeningError(
+                code, f"{self.module} printed {line!r} instead of its address, and wrote: {self.stderr}"
+            )
         self.address = line.decode().removeprefix(LISTENING).strip()
         return self
 
@@ -178,8 +196,10 @@ class LogProcess(ServerProcess):
         self.data = data
 
 
-async def create_log(data: Path, *, origin: str) -> str:
+async def create_log(data: Path, *, origin: str, environment: Mapping[str, str] | None = None) -> str:
     """Run `treehead-log init`; returns the new log's vkey."""
-    finished = await run_module("treehead_logserver", "init", "--data", data, "--origin", origin)
+    finished = await run_module(
+        "treehead_logserver", "init", "--data", data, "--origin", origin, environment=environment
+    )
     assert finished.exit_code == 0, finished.stderr
     return finished.stdout.strip()
