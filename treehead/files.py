@@ -5,6 +5,7 @@ With `keyfile` this is the only I/O in the shared library.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import sys
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from io import BufferedReader
     from os import PathLike
     from pathlib import Path
+    from typing import BinaryIO
 
 _RANDOM_BYTES = 8
+_COPIED_BYTES = 1_048_576
 
 
 def open_regular(path: str | PathLike[str], *, what: str) -> BufferedReader:
@@ -71,7 +74,7 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             file.write(data)
             file.flush()
             os.fsync(descriptor)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as exc:
         path.unlink(missing_ok=True)
         raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
@@ -83,20 +86,41 @@ def replace(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     Raises:
         StorageError: it cannot be written; what was there is untouched.
     """
+    _replace(path, io.BytesIO(data), mode=mode)
+
+
+def rewrite(path: Path) -> None:
+    """Write a file anew with what is in it, atomically and durably.
+
+    It may be in the operating system's cache only, after a process was killed before it synced or a sync failed; and
+    after a failed sync, the next one says that all is well, whatever reached the disk.
+
+    Raises:
+        StorageError: it cannot be read or written; what was there is untouched.
+    """
+    try:
+        with path.open("rb") as file:
+            _replace(path, file, mode=stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+    except OSError as exc:
+        raise StorageError(f"cannot read {path}: {exc.strerror}") from exc
+
+
+def _replace(path: Path, source: BinaryIO, *, mode: int) -> None:
     temporary = path.with_name(f".treehead-{os.urandom(_RANDOM_BYTES).hex()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(descriptor, mode)  # whatever the umask is
-                file.write(data)
+                while data := source.read(_COPIED_BYTES):
+                    file.write(data)
                 file.flush()
                 os.fsync(descriptor)
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as exc:
         raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
 
@@ -115,7 +139,12 @@ def sync_data(descriptor: int) -> None:
         os.fdatasync(descriptor)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Returns when the names in a directory are on the disk.
+
+    Raises:
+        OSError: they may not be there.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

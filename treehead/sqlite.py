@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import aiosqlite
 
 from treehead.errors import StorageError
+from treehead.files import rewrite
+
+_SHARED_LOCK_FIRST = 0x40000002
+_SHARED_LOCK_BYTES = 510
+"""Where in the file SQLite's readers lock: SHARED_FIRST and SHARED_SIZE of its file format."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -76,6 +82,8 @@ def connect(path: Path, schema: Schema, *, is_writer: bool, cache_kibibytes: int
         StorageError: there is no such file, it is another program's, or one of a version that cannot be used.
     """
     mode = "rw" if is_writer else "ro"
+    if is_writer:
+        _settle_wal(path)
     try:
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
@@ -97,6 +105,33 @@ def connect(path: Path, schema: Schema, *, is_writer: bool, cache_kibibytes: int
     except sqlite3.Error as exc:
         raise StorageError(f"cannot open the database {path}: {exc}") from exc
     return connection
+
+
+def _settle_wal(path: Path) -> None:
+    """Have on the disk what SQLite is about to recover from the write-ahead log that a crash has left.
+
+    A process that was killed between writing and syncing leaves a commit in the cache of the operating system, and one
+    whose sync failed may leave it there alone. SQLite recovers it all the same. If it were shown, and the power failed
+    then, it would be gone, with all that was committed after it.
+
+    Raises:
+        StorageError: another process has the database open, or the write-ahead log cannot be written anew.
+    """
+    wal = path.with_name(f"{path.name}-wal")
+    if not (path.exists() and wal.exists() and wal.stat().st_size):
+        return
+    try:
+        with path.open("r+b") as file:
+            # Whoever has the database open holds the other kind of this lock. Closing the file lets go of all that this
+            # process has locked in it, and it has nothing yet.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_LOCK_BYTES, _SHARED_LOCK_FIRST)
+            rewrite(wal)
+    except BlockingIOError as exc:
+        raise StorageError(
+            f"{path} was not closed in order, and another process reads it (a backup, perhaps): end that one first"
+        ) from exc
+    except OSError as exc:
+        raise StorageError(f"cannot open the database {path}: {exc.strerror}") from exc
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:

@@ -86,7 +86,8 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
             await check_mark(storage, edge, mark.newest)
         except (MissingMarkError, RolledBackError) as exc:
             raise type(exc)(f"{exc}; treehead-log recover --data {directory.path} says what to do") from exc
-        # What an earlier process committed and did not come to show is shown from now on.
+        # What an earlier process committed and did not come to show is shown from now on. It is noted even if it was
+        # noted before: that may have reached the cache only.
         mark.raise_to(state.size, state.checkpoint)
         _LOG.info("log %s has %d entries (SQLite %s)", vkey.name, state.size, sqlite3.sqlite_version)
 

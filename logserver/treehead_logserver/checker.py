@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import logging
 import marshal
+import os
 import signal
 import sys
 import traceback
@@ -144,7 +145,10 @@ def main() -> None:
     """Be such a process, for the kinds named on the command line."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the log decides when it has no more to ask
-    run(sys.stdin.buffer, sys.stdout.buffer, kinds=frozenset(sys.argv[1:]))
+    try:
+        run(sys.stdin.buffer, sys.stdout.buffer, kinds=frozenset(sys.argv[1:]))
+    except BrokenPipeError:  # the log is gone, and with it who would want to know
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from treehead.checkpoint import ORIGIN_BYTES_MAX
 from treehead.datadir import KeyDirectory, locked, write_vkey
 from treehead.errors import UsageError
+from treehead.files import sync_directory
 from treehead.keyfile import create_private_key
 from treehead.keys import NoteKeyType, Scheme, VerifierKey, is_key_name
 from treehead.tile import RightEdge
@@ -73,7 +74,10 @@ def _make_directory(path: Path) -> bool:
     try:
         if path.is_dir():
             return False
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(mode=0o700, parents=True)
+        for folder in made:
+            sync_directory(folder.parent)
     except OSError as exc:
         raise UsageError(f"--data {path}: cannot make this directory: {exc.strerror}") from exc
     return True

@@ -57,14 +57,14 @@ class HighWaterMark:
         return cls(path, descriptor, slot=slot, newest=newest)
 
     def raise_to(self, size: int, checkpoint: bytes) -> None:
-        """Note, durably, the signed checkpoint of a larger tree; does nothing for a tree that is not larger.
+        """Note, durably, the signed checkpoint of a tree that has grown; does nothing for a smaller one.
 
         Not checked: that it is signed, and extends the one before.
 
         Raises:
             StorageError: it could not be written; what was noted before still is.
         """
-        if size <= self._size:
+        if size < self._size:
             return
         slot = (self._slot + 1) % SLOTS
         try:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import resource
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,6 +186,56 @@ async def test_a_commit_is_synced_before_it_counts(path: Path) -> None:
         assert storage._reader.execute("pragma wal_autocheckpoint").fetchone() == (0,)
     finally:
         await storage.close()
+
+
+# --- after a crash ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def crashed(path: Path, tmp_path: Path) -> Path:
+    """A database as a killed process leaves it: with a write-ahead log that is still to be moved."""
+    storage = await SqliteStorage.open(path)
+    await append(storage, candidates(b"a", b"b"), Extender())
+    (tmp_path / "crashed").mkdir()
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", tmp_path / "crashed")
+    await storage.close()
+    return tmp_path / "crashed" / NAME
+
+
+async def test_what_a_crash_left_is_on_the_disk_before_it_is_recovered(crashed: Path) -> None:
+    """It may be in the cache only, where a sync that failed leaves it for good: so the file is written anew."""
+    wal = crashed.with_name(f"{NAME}-wal")
+    left, inode = wal.read_bytes(), wal.stat().st_ino
+    storage = await SqliteStorage.open(crashed)
+    try:
+        assert wal.stat().st_ino != inode
+        assert wal.read_bytes() == left
+        assert await storage.read_state() == state_at(2)
+        assert await append(storage, candidates(b"b", b"c"), Extender()) == [Placed(1, True), Placed(2, False)]
+    finally:
+        await storage.close()
+    assert [file.name for file in crashed.parent.iterdir()] == [NAME], "nothing is left beside a closed database"
+
+
+async def test_what_a_crash_left_is_not_recovered_under_the_eyes_of_another_process(crashed: Path) -> None:
+    script = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('pragma wal_autocheckpoint = 0');"
+        "c.execute('select * from tree').fetchall(); print('reads', flush=True); sys.stdin.read()"
+    )
+    reader = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, crashed, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert reader.stdin is not None
+    assert reader.stdout is not None
+    assert await reader.stdout.readline() == b"reads\n"
+    with pytest.raises(StorageError, match=r"was not closed in order, and another process reads it"):
+        await SqliteStorage.open(crashed)
+    reader.kill()
+    await reader.wait()
+    storage = await SqliteStorage.open(crashed)
+    assert await storage.read_state() == state_at(2)
+    await storage.close()
 
 
 # --- versions --------------------------------------------------------------------------------------------------------
