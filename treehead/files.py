@@ -90,7 +90,9 @@ def replace(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def rewrite(path: Path) -> None:
-    """Write a file anew with what is in it, atomically and durably.
+    """Write a file anew with what is in it, atomically and durably. What an interrupted call has left is removed.
+
+    The caller sees to it that nobody else writes or rewrites it.
 
     It may be in the operating system's cache only, after a process was killed before it synced or a sync failed; and
     after a failed sync, the next one says that all is well, whatever reached the disk.
@@ -99,14 +101,21 @@ def rewrite(path: Path) -> None:
         StorageError: it cannot be read or written; what was there is untouched.
     """
     try:
+        for left in path.parent.glob(f"{_temporary(path)}*"):
+            left.unlink()
         with path.open("rb") as file:
             _replace(path, file, mode=stat.S_IMODE(os.fstat(file.fileno()).st_mode))
     except OSError as exc:
         raise StorageError(f"cannot read {path}: {exc.strerror}") from exc
 
 
+def _temporary(path: Path) -> str:
+    """How the names of files begin that are to take the place of one."""
+    return f".treehead-{path.name}-"
+
+
 def _replace(path: Path, source: BinaryIO, *, mode: int) -> None:
-    temporary = path.with_name(f".treehead-{os.urandom(_RANDOM_BYTES).hex()}")
+    temporary = path.with_name(f"{_temporary(path)}{os.urandom(_RANDOM_BYTES).hex()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:

@@ -11,15 +11,20 @@ import asyncio
 import contextlib
 import fcntl
 import sqlite3
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar, cast
 
 import aiosqlite
 
 from treehead.errors import StorageError
 from treehead.files import rewrite
+
+READERS_WAIT_MS = 5_000
+READERS_POLL_MS = 50
+"""How long a start after a crash waits for who reads the database, and how often it looks."""
 
 _SHARED_LOCK_FIRST = 0x40000002
 _SHARED_LOCK_BYTES = 510
@@ -124,14 +129,29 @@ def _settle_wal(path: Path) -> None:
         with path.open("r+b") as file:
             # Whoever has the database open holds the other kind of this lock. Closing the file lets go of all that this
             # process has locked in it, and it has nothing yet.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_LOCK_BYTES, _SHARED_LOCK_FIRST)
+            _lock_out_readers(file)
             rewrite(wal)
     except BlockingIOError as exc:
         raise StorageError(
-            f"{path} was not closed in order, and another process reads it (a backup, perhaps): end that one first"
+            f"{path} was not closed in order, and for {READERS_WAIT_MS} ms another process has been reading it "
+            "(a backup, perhaps): wait for that one, or end it, and start again"
         ) from exc
     except OSError as exc:
         raise StorageError(f"cannot open the database {path}: {exc.strerror}") from exc
+
+
+def _lock_out_readers(file: BinaryIO) -> None:
+    """Wait for those who have the database open; raises BlockingIOError if they have it for too long."""
+    deadline = time.monotonic() + READERS_WAIT_MS / 1_000
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_LOCK_BYTES, _SHARED_LOCK_FIRST)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(READERS_POLL_MS / 1_000)
+        else:
+            return
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:

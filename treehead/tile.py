@@ -117,7 +117,15 @@ def parse_entry_bundle(data: bytes) -> tuple[bytes, ...]:
 
 
 class MissingTileError(StorageError):
-    """A proof needs a tile that is not at hand; with the tiles of its plan it can be made."""
+    """A proof needs a tile that is not at hand.
+
+    Attributes:
+        tile: which.
+    """
+
+    def __init__(self, tile: TileId) -> None:
+        super().__init__(f"tile {tile.level}/{tile.number} is not there")
+        self.tile = tile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +218,7 @@ class TileReader:
             tile = shelf.get(wanted)  # type: ignore[call-overload] # a TileId is the tuple of the same numbers
             if tile is not None:
                 return tile.rows  # type: ignore[no-any-return]
-        raise MissingTileError(f"tile {wanted[0]}/{wanted[1]} is not there")
+        raise MissingTileError(TileId(*wanted))
 
 
 def tile_of(node: NodeId) -> TileId:

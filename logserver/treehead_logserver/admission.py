@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from treehead.errors import UnavailableError
+from treehead.errors import TooLargeError, UnavailableError
+from treehead.tile import ENTRY_BYTES_MAX
 from treehead_logserver.backlog import Backlog
 from treehead_logserver.checker import Checker, Outcome
 from treehead_logserver.config import Limits
@@ -56,6 +57,12 @@ class Admission:
             BusyError: too many wait already.
             UnavailableError: they could not be checked; to try again is safe.
         """
+        # What is too large is not even handed on: a message may be thirty times as large as an entry.
+        outcomes = iter(await self._check([leaf for leaf in leaves if len(leaf) <= ENTRY_BYTES_MAX]))
+        too_large = TooLargeError(f"entry is larger than {ENTRY_BYTES_MAX} bytes")
+        return [next(outcomes) if len(leaf) <= ENTRY_BYTES_MAX else too_large for leaf in leaves]
+
+    async def _check(self, leaves: Sequence[bytes]) -> list[Outcome]:
         self._backlog.enter(leaves)
         step = self._group_entries_max
         new_future = asyncio.get_running_loop().create_future
@@ -76,7 +83,8 @@ class Admission:
         self._queue.append(call)
         self._waiting += sum(len(share.leaves) for share in call)
         # A checker that is at work takes what comes meanwhile with one hop; another is worth it when that is much.
-        if self._free and self._waiting > self._entries_a_checker * len(self._working):
+        at_work = len(self._checkers) - len(self._free)
+        if self._free and self._waiting > self._entries_a_checker * at_work:
             working = asyncio.create_task(self._work(self._free.pop()))
             self._working.add(working)
             working.add_done_callback(self._working.discard)
@@ -91,6 +99,9 @@ class Admission:
                 except UnavailableError as exc:
                     self._fail(group, exc)
                     continue
+                except BaseException:
+                    self._fail(group, UnavailableError("the log could not check the entry; try again, which is safe"))
+                    raise
                 for share in group:
                     # The leaves of a caller who went away were in the queue, and counted for as long as they were.
                     self._backlog.leave(share.leaves)

@@ -7,11 +7,12 @@ import contextlib
 import logging
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
+from treehead.checkpoint import open_checkpoint
 from treehead.datadir import locked, read_key, read_vkey
-from treehead.errors import StorageError
+from treehead.errors import MalformedError, SignatureError, StorageError
 from treehead.keys import VerifierKey
 from treehead.server import Server, stop_requested
 from treehead.v1 import log_pb2, log_pb2_grpc
@@ -19,9 +20,9 @@ from treehead_logserver.admission import Admission
 from treehead_logserver.config import ServeConfig
 from treehead_logserver.datadir import DataDirectory
 from treehead_logserver.heads import Head, Heads
-from treehead_logserver.highwater import HighWaterMark, MissingMarkError, create_mark
+from treehead_logserver.highwater import HighWaterMark, create_mark
 from treehead_logserver.prover import Prover
-from treehead_logserver.recovery import RolledBackError, check_mark, recover_edge
+from treehead_logserver.recovery import check_mark, recover_edge
 from treehead_logserver.sequencer import Sequencer
 from treehead_logserver.service import LogService
 from treehead_logserver.signer import Signer
@@ -33,8 +34,8 @@ _LOG = logging.getLogger(__name__)
 SERVICE_NAME = log_pb2.DESCRIPTOR.services_by_name["Log"].full_name
 
 SWITCH_INTERVAL_SECONDS = 0.0005
-"""How long one thread may keep the interpreter from another. With Python's 5 ms, the threads that check signatures and
-commit make the event loop wait for its turn, and a submission waits several times: p99 was four times as long."""
+"""How long one thread may keep the interpreter from another. With Python's 5 ms, the thread that commits and the event
+loop make each other wait, several times for each submission."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,18 +75,14 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
         vkey = read_vkey(directory)
         stack.enter_context(locked(directory))
         key = read_key(directory, vkey=vkey, passphrase=config.passphrase)
-        if not directory.mark.exists() and (checkpoint := read_unmarked_checkpoint(directory.database)) is not None:
-            create_mark(directory.mark, checkpoint)
+        mark = _open_mark(directory, vkey)
+        stack.callback(mark.close)  # after the storage, whose last commit may still note what it settled
         storage = await SqliteStorage.open(directory.database)
         stack.push_async_callback(storage.close)
         state = await storage.read_state()
         edge = await recover_edge(storage, state, vkey=vkey)
-        try:
-            mark = HighWaterMark.open(directory.mark, vkey=vkey)
-            stack.callback(mark.close)
+        with _advising(directory):
             await check_mark(storage, edge, mark.newest)
-        except (MissingMarkError, RolledBackError) as exc:
-            raise type(exc)(f"{exc}; treehead-log recover --data {directory.path} says what to do") from exc
         # What an earlier process committed and did not come to show is shown from now on. It is noted even if it was
         # noted before: that may have reached the cache only.
         mark.raise_to(state.size, state.checkpoint)
@@ -129,6 +126,27 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
         stack.push_async_callback(server.stop)
         stack.callback(heads.close)  # first of all: who watches would otherwise stay until the deadline
         yield RunningLog(address=address, vkey=vkey, committing=committing)
+
+
+def _open_mark(directory: DataDirectory, vkey: VerifierKey) -> HighWaterMark:
+    """The high-water mark; a log of the first version, which had none, is given one."""
+    if not directory.mark.exists() and (checkpoint := read_unmarked_checkpoint(directory.database)) is not None:
+        try:
+            open_checkpoint(checkpoint, key=vkey)
+        except (MalformedError, SignatureError) as exc:
+            raise StorageError(f"the database's checkpoint is not by {vkey.name}: {exc}") from exc
+        create_mark(directory.mark, checkpoint)
+    with _advising(directory):
+        return HighWaterMark.open(directory.mark, vkey=vkey)
+
+
+@contextlib.contextmanager
+def _advising(directory: DataDirectory) -> Iterator[None]:
+    """What is wrong with the mark, or with the database by what it says, ends with where to read on."""
+    try:
+        yield
+    except StorageError as exc:
+        raise type(exc)(f"{exc}; treehead-log recover --data {directory.path} says what to do") from exc
 
 
 async def _finish_commits(sequencer: Sequencer, committing: asyncio.Task[None], drain_ms: int) -> None:

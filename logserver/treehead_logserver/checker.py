@@ -85,15 +85,24 @@ class Checker:
             _LOG.error("a process that checks entries did not answer (%s); another one is started", type(exc).__name__)
             await self.close()
             raise UnavailableError("the log could not check the entry; try again, which is safe") from exc
+        except BaseException:
+            # Its answer may still come, and must not be taken for that to another request.
+            self._process = None
+            _kill(process)
+            raise
         return [_outcome(leaf, item) for leaf, item in zip(leaves, answer, strict=True)]
 
     async def close(self) -> None:
         """End the process, whatever it is doing."""
         process, self._process = self._process, None
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            _kill(process)
             await process.wait()
+
+
+def _kill(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
 
 
 async def _ask(process: Process, request: bytes) -> Sequence[Any]:

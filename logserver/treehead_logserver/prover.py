@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from treehead import merkle
-from treehead.tile import ExpandedTile, MissingTileError, TileId, TileReader, tiles_of
+from treehead.tile import ExpandedTile, MissingTileError, TileId, TileReader
 from treehead_logserver.heads import Head
 from treehead_logserver.storage.base import Reading
 
@@ -51,19 +51,22 @@ class Prover:
     async def _assemble(self, plan: merkle.Plan, head: Head) -> tuple[bytes, ...]:
         if len(self._folded) > _FOLDED_MAX:
             self._folded.clear()
-        try:
-            return merkle.assemble(plan, TileReader(head.edge, self._cache), folded=self._folded)
-        except MissingTileError:
-            full = await self._load(sorted(tiles_of(plan) - head.edge.keys()))
-            return merkle.assemble(plan, TileReader(head.edge, full), folded=self._folded)
+        loaded: dict[TileId, ExpandedTile] = {}
+        while True:
+            try:
+                return merkle.assemble(plan, TileReader(head.edge, self._cache, loaded), folded=self._folded)
+            except MissingTileError as exc:
+                loaded[exc.tile] = await self._load(exc.tile)
 
-    async def _load(self, tiles: list[TileId]) -> Mapping[TileId, ExpandedTile]:
+    async def _load(self, tile: TileId) -> ExpandedTile:
         # One at a time: what many callers miss at once is read once.
         async with self._loading:
-            at_hand = {tile: expanded for tile in tiles if (expanded := self._cache.get(tile)) is not None}
-            read = await self._storage.read_tiles([tile for tile in tiles if tile not in at_hand])
-            self._cache.keep(read)
-            return {**at_hand, **read}
+            expanded = self._cache.get(tile)
+            if expanded is None:
+                read = await self._storage.read_tiles([tile])
+                self._cache.keep(read)
+                expanded = read[tile]
+            return expanded
 
 
 class _TileCache(OrderedDict[TileId, ExpandedTile]):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import treehead.sqlite
 from tests.contracts.storage_suite import EMPTY, Extender, StorageSuite, append, candidates, sha256_of, state_at
 from tests.contracts.version_1 import create_version_1
 from tests.unit.library.specimens import LOG_KEY
@@ -21,6 +22,7 @@ from tests.unit.logserver.parts import SIGNER
 from treehead.errors import StorageError
 from treehead.merkle import hash_leaf
 from treehead.sqlite import connect
+from treehead.tile import TILE_BYTES, ExpandedTile, TileId
 from treehead_logserver.recovery import recover_edge
 from treehead_logserver.storage import sqlite
 from treehead_logserver.storage.base import Placed, Storage, TreeState, UnknownOutcomeError
@@ -188,6 +190,47 @@ async def test_a_commit_is_synced_before_it_counts(path: Path) -> None:
         await storage.close()
 
 
+@pytest.mark.parametrize(
+    ("statement", "complaint"),
+    [
+        pytest.param("update entries set leaf = 'text' where leaf_index = 1", "entry 1 is damaged", id="leaf"),
+        pytest.param("update tiles set hashes = 'text'", "tile 0/0 is damaged", id="tile"),
+        pytest.param("update tree set checkpoint = 'text'", "the tree state is damaged", id="checkpoint"),
+        pytest.param("update tree set compact_range = 7", "the tree state is damaged", id="compact_range"),
+        pytest.param("update tree set size = 'text'", "the tree state is damaged", id="size"),
+        pytest.param("update recent set pairs = 'text'", "table recent is damaged", id="recent"),
+    ],
+)
+async def test_a_value_of_another_type_is_damage_and_no_defect(path: Path, statement: str, complaint: str) -> None:
+    """One flipped bit in the header of a row makes text of bytes."""
+    storage = await SqliteStorage.open(path)
+    tile = {TileId(0, 0): ExpandedTile.of(bytes(TILE_BYTES))}
+    await append(storage, candidates(b"a", b"b"), Extender(tile))
+    await storage.close()
+    damage(path, statement)
+
+    async def use() -> None:
+        storage = await SqliteStorage.open(path)
+        try:
+            await storage.read_state()
+            await storage.read_tiles(list(tile))
+            await append(storage, candidates(b"b"), Extender())
+            await storage.read_leaves(first_index=0, end_index=2, bytes_max=100)
+        finally:
+            await storage.close()
+
+    with pytest.raises(StorageError, match=complaint):
+        await use()
+
+
+async def test_copies_that_an_interrupted_start_has_left_are_removed(crashed: Path) -> None:
+    left = crashed.with_name(f".treehead-{NAME}-wal-0123456789abcdef")
+    left.write_bytes(b"a part of the write-ahead log")
+    storage = await SqliteStorage.open(crashed)
+    await storage.close()
+    assert not left.exists()
+
+
 # --- after a crash ---------------------------------------------------------------------------------------------------
 
 
@@ -218,7 +261,9 @@ async def test_what_a_crash_left_is_on_the_disk_before_it_is_recovered(crashed: 
     assert [file.name for file in crashed.parent.iterdir()] == [NAME], "nothing is left beside a closed database"
 
 
-async def test_what_a_crash_left_is_not_recovered_under_the_eyes_of_another_process(crashed: Path) -> None:
+async def test_what_a_crash_left_is_not_recovered_under_the_eyes_of_another_process(
+    crashed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('pragma wal_autocheckpoint = 0');"
         "c.execute('select * from tree').fetchall(); print('reads', flush=True); sys.stdin.read()"
@@ -229,11 +274,16 @@ async def test_what_a_crash_left_is_not_recovered_under_the_eyes_of_another_proc
     assert reader.stdin is not None
     assert reader.stdout is not None
     assert await reader.stdout.readline() == b"reads\n"
-    with pytest.raises(StorageError, match=r"was not closed in order, and another process reads it"):
+    monkeypatch.setattr(treehead.sqlite, "READERS_WAIT_MS", 100)
+    with pytest.raises(
+        StorageError, match=r"was not closed in order, and for 100 ms another process has been reading it"
+    ):
         await SqliteStorage.open(crashed)
+    monkeypatch.undo()
+    opening = asyncio.create_task(SqliteStorage.open(crashed))  # waits for the reader to end
     reader.kill()
     await reader.wait()
-    storage = await SqliteStorage.open(crashed)
+    storage = await opening
     assert await storage.read_state() == state_at(2)
     await storage.close()
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import sqlite3
 import struct
+import sys
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from itertools import islice
@@ -75,6 +77,8 @@ def find_in_table(connection: sqlite3.Connection, keys: Sequence[int]) -> dict[i
         at += width
         query = f"select key, leaf_index from lookups where key in ({','.join('?' * width)})"  # noqa: S608 -- marks only
         for key, index in connection.execute(query, [*some, *[some[0]] * (width - len(some))]):
+            if not isinstance(index, int):
+                raise StorageError("a row of the table lookups is damaged: it is not made of numbers")
             found.setdefault(key, []).append(index)
     return found
 
@@ -112,14 +116,16 @@ class Lookups:
             self._growing.add(_parse_pairs(number, pairs))
             self._next_number = number + 1
 
-    def find_recent(self, key: int) -> list[int]:
-        """The entries that are found by a key and may not be in the table yet.
+    def find_recent(self, key: int, *, first_index: int = 0, count_max: int = sys.maxsize) -> list[int]:
+        """The smallest indices, from `first_index` on, that are found by a key and may not be in the table yet.
 
         Who searches both has to look here first: what is moved is in the table before it is gone from here.
         """
         growing, moving = self._growing, self._moving
-        found = growing.find(key)
-        return found if moving is None or moving is growing else [*moving.find(key), *found]
+        found = growing.find(key, first_index, count_max)
+        if moving is None or moving is growing:
+            return found
+        return [*moving.find(key, first_index, count_max), *found][:count_max]
 
     def insert(self, connection: sqlite3.Connection, pairs: Sequence[Pair]) -> None:
         """Write the pairs of new entries, and move some older ones, all within the transaction under way.
@@ -173,9 +179,16 @@ class _Run:
                 self._more.setdefault(key, []).append(index)
             self.pairs += 1
 
-    def find(self, key: int) -> list[int]:
+    def find(self, key: int, first_index: int = 0, count_max: int = sys.maxsize) -> list[int]:
         index = self._buckets[key >> 64 - _BUCKET_BITS].get(key)
-        return [] if index is None else [index, *self._more.get(key, ())]
+        if index is None:
+            return []
+        found = [index] if index >= first_index else []
+        more = self._more.get(key)
+        if more is not None:
+            at = bisect_left(more, first_index)
+            found += more[at : at + count_max]
+        return found[:count_max]
 
     def in_order(self) -> Iterator[Pair]:
         # A negative key has a negative bucket, which Python counts from the end: begin there.

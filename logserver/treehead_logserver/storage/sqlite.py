@@ -137,9 +137,9 @@ class SqliteStorage:
 
     async def find_term(self, term: Term, *, first_index: int, end_index: int, count_max: int) -> Sequence[int]:
         key = key_of_term(term)
-        recent = [index for index in self._lookups.find_recent(key) if first_index <= index < end_index]
+        recent = self._lookups.find_recent(key, first_index=first_index, count_max=count_max)
         older = self._ask(_find_older, key, first_index, end_index, count_max)
-        return sorted({*recent, *older})[:count_max]
+        return sorted(index for index in {*recent, *older} if index < end_index)[:count_max]
 
     async def _run(
         self,
@@ -240,7 +240,7 @@ class SqliteStorage:
         for leaf_hash, key, indices in zip(leaf_hashes, keys, recent, strict=True):
             for index in (*indices, *older.get(key, ())):
                 row = connection.execute("select leaf from entries where leaf_index = ?", (index,)).fetchone()
-                if row is not None and hash_leaf(row[0]) == leaf_hash:
+                if row is not None and hash_leaf(_bytes(row[0], what=f"entry {index}")) == leaf_hash:
                     there[leaf_hash] = index
         return there
 
@@ -275,9 +275,18 @@ def _read_state(connection: sqlite3.Connection) -> TreeState:
     row = connection.execute("select size, compact_range, checkpoint from tree").fetchone()
     if row is None:
         raise StorageError("the database has lost its tree state")
-    size, compact_range, checkpoint = row
+    size, compact_range, checkpoint = row[0], *(_bytes(value, what="the tree state") for value in row[1:])
+    if not isinstance(size, int):
+        raise StorageError("the tree state is damaged: its size is no number")
     hashes = tuple(compact_range[at : at + HASH_BYTES] for at in range(0, len(compact_range), HASH_BYTES))
     return TreeState(size=size, compact_range=hashes, checkpoint=checkpoint)
+
+
+def _bytes(value: object, *, what: str) -> bytes:
+    """A value that was stored as bytes. One flipped bit in a damaged file makes another type of it."""
+    if not isinstance(value, bytes):
+        raise StorageError(f"{what} is damaged: it is not stored as bytes")
+    return value
 
 
 # --- what reads ------------------------------------------------------------------------------------------------------
@@ -290,7 +299,7 @@ def _read_tiles(connection: sqlite3.Connection, tiles: Sequence[TileId]) -> Mapp
         if row is None:
             raise StorageError(f"the database has lost tile {tile.level}/{tile.number}")
         try:
-            found[tile] = parse_expanded_tile_unverified(row[0])
+            found[tile] = parse_expanded_tile_unverified(_bytes(row[0], what=f"tile {tile.level}/{tile.number}"))
         except MalformedError as exc:
             raise StorageError(f"tile {tile.level}/{tile.number} is damaged: {exc}") from exc
     return found
@@ -303,7 +312,7 @@ def _read_leaves(connection: sqlite3.Connection, first_index: int, end_index: in
         for index, leaf in rows:
             if index != first_index + len(leaves):
                 raise StorageError(f"the database has lost entry {first_index + len(leaves)}")
-            bytes_max -= len(leaf)
+            bytes_max -= len(_bytes(leaf, what=f"entry {index}"))
             if leaves and bytes_max < 0:
                 break
             leaves.append(leaf)

@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.unit.library.specimens import hashedrekord_leaf
-from treehead.errors import UnavailableError
+from treehead.errors import TooLargeError, UnavailableError
 from treehead_logserver.admission import Admission
 from treehead_logserver.backlog import BusyError
+from treehead_logserver.checker import Outcome
 from treehead_logserver.config import Limits
 from treehead_logserver.storage.base import Candidate
 
@@ -119,3 +120,71 @@ async def test_another_checker_is_asked_when_much_waits_for_one() -> None:
         await asyncio.sleep(0)
         assert len(desk._working) == 2
         assert [type(outcome) for (outcome,) in await asyncio.gather(*calls)] == [Candidate] * 8
+
+
+class Held:
+    """A checker whose answers wait for the test."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
+
+    async def check(self, leaves: list[bytes]) -> list[Outcome]:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.asked.put_nowait(answer)
+        await answer
+        return [Candidate(leaf, leaf) for leaf in leaves]
+
+    async def close(self) -> None:
+        pass
+
+
+def held_by(checker: Held) -> Admission:
+    desk = Admission(Limits(checkers=1))
+    desk._free = [checker]  # type: ignore[list-item]
+    desk._checkers = (checker,)  # type: ignore[assignment]
+    return desk
+
+
+async def test_who_comes_at_the_moment_when_a_checker_runs_out_of_work_is_not_forgotten() -> None:
+    checker = Held()
+    desk = held_by(checker)
+    first = asyncio.create_task(desk.admit([b"first"]))
+    answer = await checker.asked.get()
+    answer.set_result(
+        None
+    )  # the worker runs next, and finds nothing more to do; that it has ended is noticed after that
+    second = asyncio.create_task(desk.admit([b"second"]))
+    async with asyncio.timeout(10):
+        (await checker.asked.get()).set_result(None)
+        answers = await asyncio.gather(first, second)
+    assert [outcome for answer in answers for outcome in answer] == [
+        Candidate(b"first", b"first"),
+        Candidate(b"second", b"second"),
+    ]
+
+
+async def test_what_is_too_large_for_an_entry_is_refused_and_not_even_asked_about() -> None:
+    checker = Held()
+    desk = held_by(checker)
+    (refused,) = await desk.admit([bytes(65_536)])
+    assert isinstance(refused, TooLargeError)
+    call = asyncio.create_task(desk.admit([b"a", bytes(65_536), b"b"]))
+    (await checker.asked.get()).set_result(None)
+    first, refused, last = await call
+    assert (first, last) == (Candidate(b"a", b"a"), Candidate(b"b", b"b"))
+    assert isinstance(refused, TooLargeError)
+
+
+async def test_a_defect_of_a_checker_leaves_nobody_waiting_and_no_place_taken() -> None:
+    checker = Held()
+    desk = held_by(checker)
+    call = asyncio.create_task(desk.admit([b"leaf"]))
+    answer = await checker.asked.get()
+    (working,) = desk._working
+    answer.set_exception(ZeroDivisionError("a defect"))
+    with pytest.raises(UnavailableError, match="try again"):
+        await call
+    with pytest.raises(ZeroDivisionError):
+        await working
+    assert desk._backlog._entries == 0
+    assert len(desk._free) == 1

@@ -91,6 +91,20 @@ async def test_a_process_that_has_ended_is_replaced_whatever_the_loop(
     ]
 
 
+async def test_the_answer_to_a_call_that_was_given_up_is_not_taken_for_that_to_the_next() -> None:
+    desk = Checker(SIGNED_KINDS, answer_ms=30_000)
+    process = await desk.start()
+    process.send_signal(signal.SIGSTOP)
+    given_up = asyncio.create_task(desk.check(LEAVES[:1]))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    assert await desk.check(LEAVES[3:4]) == [admit_leaf(LEAVES[3], kinds=SIGNED_KINDS)]
+    assert await process.wait() == -signal.SIGKILL
+    await desk.close()
+
+
 async def test_to_close_what_never_started_or_was_closed_does_nothing() -> None:
     desk = Checker(SIGNED_KINDS, answer_ms=30_000)
     await desk.close()

@@ -141,3 +141,15 @@ def test_keys_are_what_other_versions_take_them_for() -> None:
     assert key_of_term(Term("sha256", b"\x01")) == int.from_bytes(
         sha256(b"sha256\0\1").digest()[:8], "big", signed=True
     )
+
+
+def test_of_a_key_with_many_entries_as_many_are_found_as_are_asked_for(database: sqlite3.Connection) -> None:
+    index = Lookups(database)
+    for leaf_index in range(0, 3 * RUN_PAIRS_MAX, 3):
+        commit(database, index, [(7, leaf_index), (8, leaf_index)])
+    recent = index.find_recent(7)
+    assert recent == sorted(recent)
+    for first_index in (0, recent[0], recent[0] + 1, recent[5], recent[-1], recent[-1] + 1):
+        for count_max in (0, 1, 5, 1_000):
+            expected = [found for found in recent if found >= first_index][:count_max]
+            assert index.find_recent(7, first_index=first_index, count_max=count_max) == expected
