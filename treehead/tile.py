@@ -170,7 +170,7 @@ def parse_expanded_tile_unverified(data: bytes) -> ExpandedTile:
     """
     if len(data) != EXPANDED_BYTES:
         raise MalformedError(f"a full tile with its inner nodes has {EXPANDED_BYTES} bytes, not {len(data)}")
-    return ExpandedTile(rows=tuple(data[begin:end] for begin, end in _ROWS))
+    return ExpandedTile(rows=tuple([data[begin:end] for begin, end in _ROWS]))
 
 
 _ROWS = [(2 * TILE_BYTES - (2 * TILE_BYTES >> k), 2 * TILE_BYTES - (TILE_BYTES >> k)) for k in range(TILE_HEIGHT + 1)]

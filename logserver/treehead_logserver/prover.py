@@ -85,6 +85,5 @@ class _TileCache(OrderedDict[TileId, ExpandedTile]):
     def keep(self, tiles: Mapping[TileId, ExpandedTile]) -> None:
         for tile, expanded in tiles.items():
             self[tile] = expanded
-            self.move_to_end(tile)
         while len(self) > self._tiles_max:
             self.popitem(last=False)

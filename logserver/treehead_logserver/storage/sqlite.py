@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -149,28 +149,32 @@ class SqliteStorage:
         **kwargs: _P.kwargs,
     ) -> _T:
         """Call a function with a connection, on its thread."""
-        with self._reporting():
+        self._refuse_if_broken()
+        try:
             return await connection.run(function, *args, **kwargs)
+        except (StorageError, sqlite3.Error) as exc:
+            raise self._reported(exc) from exc
 
     def _ask(
         self, function: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
         """Call a function with the connection of this thread, for what takes less than a hop to another."""
-        with self._reporting():
+        self._refuse_if_broken()
+        try:
             return function(self._reader, *args, **kwargs)
+        except (StorageError, sqlite3.Error) as exc:
+            raise self._reported(exc) from exc
 
-    @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
+    def _refuse_if_broken(self) -> None:
         if self._broken:
             raise StorageError(
                 f"database {self._path} is in an unknown state since a commit failed; start the log anew"
             )
-        try:
-            yield
-        except StorageError as exc:
-            raise type(exc)(f"{self._path}: {exc}") from exc
-        except sqlite3.Error as exc:
-            raise StorageError(f"{self._path}: {exc}") from exc
+
+    def _reported(self, error: StorageError | sqlite3.Error) -> StorageError:
+        """The error with the file's name in it."""
+        kind = type(error) if isinstance(error, StorageError) else StorageError
+        return kind(f"{self._path}: {error}")
 
     # --- what runs on the writer's thread ----------------------------------------------------------------------------
 
