@@ -100,7 +100,7 @@ def connect(path: Path, schema: Schema, *, is_writer: bool, cache_kibibytes: int
                 connection.execute("pragma synchronous = full")
                 connection.execute("pragma fullfsync = on")  # where fsync alone does not reach the disk (macOS)
                 _migrate(connection, path, schema)
-            _check_schema(connection, path, schema)
+            check_schema(connection, path, schema)
             if not is_writer:
                 connection.execute("pragma query_only = on")
                 connection.execute("pragma wal_autocheckpoint = 0")
@@ -183,7 +183,12 @@ def read_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> 
     return cast("int", connection.execute("pragma user_version").fetchone()[0])
 
 
-def _check_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
+def check_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
+    """Returns only if the file has the newest version.
+
+    Raises:
+        StorageError: it is another program's, or of another version; the message says what to do.
+    """
     version = read_version(connection, path, schema)
     if version in schema.migrations:
         raise StorageError(

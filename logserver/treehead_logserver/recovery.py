@@ -6,21 +6,32 @@ high-water mark a handful of tiles.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
 from treehead.checkpoint import Checkpoint, open_checkpoint
 from treehead.errors import MalformedError, SignatureError, StorageError
 from treehead.keys import VerifierKey
 from treehead.merkle import assemble, hash_leaf, plan_root
 from treehead.tile import TILE_HEIGHT, TILE_WIDTH, ExpandedTile, RightEdge, TileId, TileReader, tiles_of
-from treehead_logserver.storage.base import Storage, TreeState
+from treehead_logserver.storage.base import TreeState
 
 READ_BYTES_MAX = 1_048_576
+
+
+class TreeReading(Protocol):
+    """What is read of a database here: see `storage.base.Reading`."""
+
+    async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]: ...
+
+    async def read_leaves(self, *, first_index: int, end_index: int, bytes_max: int) -> Sequence[bytes]: ...
 
 
 class RolledBackError(StorageError):
     """The database is older than what the log has signed: to go on from it would fork the log."""
 
 
-async def recover_edge(storage: Storage, state: TreeState, *, vkey: VerifierKey) -> RightEdge:
+async def recover_edge(storage: TreeReading, state: TreeState, *, vkey: VerifierKey) -> RightEdge:
     """The right edge of the tree that `state` describes.
 
     Checked: that the checkpoint is signed by `vkey`, and that size and root of the edge are what it says. Not checked:
@@ -47,7 +58,7 @@ async def recover_edge(storage: Storage, state: TreeState, *, vkey: VerifierKey)
     return edge
 
 
-async def check_mark(storage: Storage, edge: RightEdge, mark: Checkpoint) -> None:
+async def check_mark(storage: TreeReading, edge: RightEdge, mark: Checkpoint) -> None:
     """Returns only if the tree that ends in `edge` is the marked one, or one that it has grown into.
 
     Raises:
@@ -72,7 +83,7 @@ async def check_mark(storage: Storage, edge: RightEdge, mark: Checkpoint) -> Non
         )
 
 
-async def _leaf_hashes(storage: Storage, size: int) -> list[bytes]:
+async def _leaf_hashes(storage: TreeReading, size: int) -> list[bytes]:
     begin = size - size % TILE_WIDTH
     hashes: list[bytes] = []
     while begin + len(hashes) < size:
@@ -83,7 +94,7 @@ async def _leaf_hashes(storage: Storage, size: int) -> list[bytes]:
     return hashes
 
 
-async def _tile_roots(storage: Storage, level: int, size: int) -> list[bytes]:
+async def _tile_roots(storage: TreeReading, level: int, size: int) -> list[bytes]:
     """The hashes of the unfilled tile of a level above 0: the roots of the newest full tiles of the level below."""
     end = size >> (TILE_HEIGHT * level)
     tiles = [TileId(level - 1, number) for number in range(end - end % TILE_WIDTH, end)]

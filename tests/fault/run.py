@@ -60,6 +60,7 @@ class Figures:
         return (
             f"fault: runs={self.runs} ({kinds}) kills={self.kills} acknowledged={self.acknowledged} "
             f"lost={self.lost} failed={len(self.failed)} damage-named={self.refused} "
+            f"did-not-happen={self.missed} left-out={sum(self.not_permitted.values())} "
             f"recovered p50={percentile(self.recoveries, 50):.2f}s "
             f"p99={percentile(self.recoveries, 99):.2f}s"
         )
@@ -202,11 +203,13 @@ async def run_program(options: argparse.Namespace) -> int:
     if options.verbose:
         for fault, count in sorted(figures.steps.items()):
             say(f"{count:4} {fault}")
-        say(f"{seconds:.1f} s, {figures.missed} faults did not happen")
+        say(f"{seconds:.1f} s")
     for reason, count in figures.not_permitted.items():
         say(f"{count} runs were left out: {reason}")
     print(figures)
-    return EXIT_FAILED if figures.failed else EXIT_OK
+    if figures.failed:
+        return EXIT_FAILED
+    return EXIT_OK if figures.runs else EXIT_USAGE
 
 
 if __name__ == "__main__":
