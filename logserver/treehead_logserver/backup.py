@@ -1,0 +1,111 @@
+"""A copy of a log's database in one file, made while the log serves or while it does not.
+
+The copy is of one moment: a read transaction is held open meanwhile, so commits of the log neither get into it nor make
+it begin anew. The log does not wait for it, but its write-ahead log grows until the copy is made. Nothing of the log's
+own is written.
+
+To restore: stop the log, put the copy in the place of `log.sqlite`, remove what is left of `log.sqlite-wal` and
+`log.sqlite-shm`, start the log. If it has signed a larger tree since, it refuses to: see `recover`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from treehead.display import printable
+from treehead.encoding import format_base64
+from treehead.errors import StorageError, UsageError
+from treehead.files import sync_data, sync_directory
+from treehead.keys import VerifierKey
+from treehead_logserver.progress import Progress
+from treehead_logserver.snapshot import Snapshot, look_at, opened
+
+_PAGES_AT_ONCE = 1_024
+_RANDOM_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backup:
+    """A copy: where it is, and of which tree."""
+
+    path: Path
+    size: int
+    root: bytes
+
+
+def back_up(database: Path, to: Path, *, vkey: VerifierKey, progress: Progress) -> Backup:
+    """Copy a log's database to a new file, durably, and check of the copy what a start of the log checks.
+
+    Raises:
+        UsageError: the file exists, or its folder does not.
+        StorageError: something cannot be read or written, or the copy is not in order.
+
+    Whatever is raised, a signal's exception as well, nothing is left behind.
+    """
+    _refuse_existing(to)
+    if not to.parent.is_dir():
+        raise UsageError(f"--to {to}: there is no folder {to.parent}")
+    with _new_file(to) as temporary:
+        look_at(database, lambda source: _copy(source, temporary, to, progress))
+        with opened(temporary, at_rest=True) as copy:
+            try:
+                edge = copy.recover_edge(vkey=vkey)
+            except StorageError as exc:
+                raise StorageError(
+                    f"the copy of {database} is not in order, and was removed: {exc}; "
+                    "stop the log, and see what treehead-log fsck says"
+                ) from exc
+    return Backup(path=to, size=edge.size, root=edge.root())
+
+
+def format_backup(backup: Backup) -> str:
+    """The copy in a line."""
+    entries = "1 entry" if backup.size == 1 else f"{backup.size} entries"
+    return f"{printable(str(backup.path))}: {entries}, root {format_base64(backup.root)}"
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise UsageError(f"--to {path} exists already; name a new file, or remove it first")
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """A file beside `path`, which gets that name, durably, at the end of the context, or else is removed."""
+    temporary = path.with_name(f".treehead-{os.urandom(_RANDOM_BYTES).hex()}")
+    try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            yield temporary
+            sync_data(descriptor)
+        finally:
+            os.close(descriptor)
+        _refuse_existing(path)
+        temporary.rename(path)
+        sync_directory(path.parent)
+    except OSError as exc:
+        raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copy(source: Snapshot, temporary: Path, to: Path, progress: Progress) -> None:
+    def reached(_status: int, left: int, total: int) -> None:
+        # Always there: in it, a signal's exception ends the copying.
+        progress.reach(total - left)
+
+    try:
+        os.truncate(temporary, 0)
+        progress.begin("database pages", total=source.connection.execute("pragma page_count").fetchone()[0])
+        with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as copy:
+            # It is synced as a whole, or else removed.
+            copy.execute("pragma journal_mode = off")
+            copy.execute("pragma synchronous = off")
+            source.connection.backup(copy, pages=_PAGES_AT_ONCE, progress=reached)
+    except sqlite3.Error as exc:
+        raise StorageError(f"cannot copy {source.path} to {to}: {exc}; nothing was left behind") from exc

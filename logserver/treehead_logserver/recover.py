@@ -1,0 +1,257 @@
+"""What to do about a log that will not start: says what there is, what it means, and what can be done. Guesses nothing.
+
+A database may be older than what its log has signed. To go on from it would sign a second tree over the same indices,
+and everybody who holds a proof from the first could show that the log lied; so nothing here makes such a log go on. The
+one thing that is ever written is a high-water mark where there is none that can be read, and only once the operator has
+brought a checkpoint by the log that the database's tree contains.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from treehead.checkpoint import Checkpoint, open_checkpoint
+from treehead.datadir import locked
+from treehead.display import printable
+from treehead.encoding import format_base64
+from treehead.errors import StorageError, TooLargeError, TreeheadError, UsageError
+from treehead.files import read_limited, sync_data
+from treehead.keys import VerifierKey
+from treehead.tile import RightEdge
+from treehead.tlogproof import PROOF_BYTES_MAX, PROOF_SUFFIX, parse_proof
+from treehead_logserver.datadir import DataDirectory
+from treehead_logserver.highwater import SLOT_BYTES, SLOTS, create_mark, read_mark
+from treehead_logserver.recovery import RolledBackError
+from treehead_logserver.snapshot import Snapshot, UnreadableError, opened, wal_of
+
+_PROOF_BEGIN = b"c2sp.org/tlog-proof@"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What there is; what it means, and what can be done about it; and whether the log can be started as it is."""
+
+    is_well: bool
+    there_is: Sequence[str]
+    advice: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """A checkpoint that the log has signed, and what it stands in."""
+
+    where: str
+    checkpoint: Checkpoint
+
+
+def explain(directory: DataDirectory, *, vkey: VerifierKey, newest: Path | None) -> Explanation:
+    """Look at a log that does not run; `newest` is a file with a checkpoint by it, or with a proof that has one.
+
+    Raises:
+        UsageError: `newest` cannot be read, or holds no checkpoint by this log.
+        StorageError: the log runs, or its files cannot be opened, or the mark cannot be written.
+    """
+    brought = None if newest is None else _read_promise(newest, vkey)
+    with locked(directory):
+        mark, lack = _read_mark(directory, vkey)
+        promises = [promise for promise in (mark, brought) if promise is not None]
+        told = [f"log {vkey.name}"]
+        told += [f"{promise.where}: {_told(promise.checkpoint)}" for promise in promises]
+        if mark is None:
+            told.append(f"high-water mark {directory.mark}: {lack}")
+        try:
+            with opened(directory.database, at_rest=True) as snapshot:
+                try:
+                    edge = snapshot.recover_edge(vkey=vkey)
+                except StorageError as exc:
+                    told.insert(1, f"database {directory.database}: {exc}")
+                    return Explanation(is_well=False, there_is=told, advice=_damaged(directory, promises))
+                told.insert(
+                    1, f"database {directory.database}: {_entries(edge.size)}, root {format_base64(edge.root())}"
+                )
+                is_well, advice = _judge(snapshot, edge, directory, promises, has_mark=mark is not None)
+        except UnreadableError as exc:
+            told.insert(1, f"database: {exc}")
+            is_well, advice = False, _without_database(promises)
+    return Explanation(is_well=is_well, there_is=told, advice=advice)
+
+
+def format_explanation(explanation: Explanation) -> str:
+    """The explanation for people."""
+    lines = [*explanation.there_is, "", *explanation.advice]
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _read_promise(path: Path, vkey: VerifierKey) -> Promise:
+    try:
+        data = read_limited(path, bytes_max=PROOF_BYTES_MAX, what="checkpoint")
+        note = parse_proof(data).checkpoint if data.startswith(_PROOF_BEGIN) else data
+        return Promise(where=f"checkpoint {path}", checkpoint=open_checkpoint(note, key=vkey))
+    except UsageError as exc:
+        raise UsageError(f"--newest: {exc}") from exc
+    except TreeheadError as exc:
+        raise UsageError(f"--newest {path} is no checkpoint by {vkey.name}: {exc}") from exc
+
+
+def _read_mark(directory: DataDirectory, vkey: VerifierKey) -> tuple[Promise | None, str]:
+    """The mark, or why there is none."""
+    if not directory.mark.exists():
+        return None, "there is none"
+    try:
+        read_limited(directory.mark, bytes_max=SLOT_BYTES * SLOTS, what="high-water mark")
+    except TooLargeError:
+        return None, f"it is damaged: it has more than {SLOT_BYTES * SLOTS} bytes"
+    except UsageError as exc:
+        raise StorageError(str(exc)) from exc  # it may be in order, for all that is known
+    try:
+        checkpoint = read_mark(directory.mark, vkey=vkey)
+    except StorageError:
+        return None, f"it is damaged: it holds no checkpoint by {vkey.name}"
+    return Promise(where=f"high-water mark {directory.mark}", checkpoint=checkpoint), ""
+
+
+def _told(checkpoint: Checkpoint) -> str:
+    return f"{_entries(checkpoint.size)}, root {format_base64(checkpoint.root)}"
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
+
+
+# --- judging ---------------------------------------------------------------------------------------------------------
+
+
+def _judge(
+    snapshot: Snapshot, edge: RightEdge, directory: DataDirectory, promises: Sequence[Promise], *, has_mark: bool
+) -> tuple[bool, list[str]]:
+    """Whether the log can be started, and the advice; writes the mark if there is none and it is proven what it is."""
+    missing: list[Promise] = []
+    for promise in promises:
+        try:
+            snapshot.check_mark(edge, promise.checkpoint)
+        except RolledBackError:
+            missing.append(promise)
+        except StorageError as exc:
+            return False, _other_tree(exc, directory, promise)
+    if missing:
+        return False, _rolled_back(edge.size, max(missing, key=lambda promise: promise.checkpoint.size))
+    if has_mark:
+        return True, [
+            "All is well: the database holds everything that the log is known to have signed, and it can be started."
+        ]
+    if not promises:
+        return False, _without_mark(directory)
+    _sync(directory)
+    kept = _write_mark(directory, snapshot.read_state().checkpoint)
+    return True, [
+        f"The database's tree contains that checkpoint's, so the high-water mark was written anew, with "
+        f"{_entries(edge.size)}{kept}. The log can be started."
+    ]
+
+
+def _sync(directory: DataDirectory) -> None:
+    """What a log that was killed had written and not yet synced is on the disk, so that no mark can be ahead of it."""
+    for path in (directory.database, wal_of(directory.database)):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            raise StorageError(f"cannot open {path}: {exc.strerror}") from exc
+        try:
+            sync_data(descriptor)
+        except OSError as exc:
+            raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
+        finally:
+            os.close(descriptor)
+
+
+def _write_mark(directory: DataDirectory, checkpoint: bytes) -> str:
+    """Write the mark; one that was damaged is kept under another name, which is returned in words."""
+    kept = directory.mark.with_name(f"{directory.mark.name}.damaged")
+    try:
+        directory.mark.rename(kept)
+    except FileNotFoundError:
+        create_mark(directory.mark, checkpoint)
+        return ""
+    except OSError as exc:
+        raise StorageError(f"cannot rename {directory.mark}: {exc.strerror}") from exc
+    create_mark(directory.mark, checkpoint)  # if this fails there is none, which is as bad as it was
+    return f" (what was there is now {kept})"
+
+
+# --- advice ----------------------------------------------------------------------------------------------------------
+
+
+def _rolled_back(size: int, promise: Promise) -> list[str]:
+    end = promise.checkpoint.size
+    missing = f"Entry {size} is" if end - size == 1 else f"Entries {size} to {end - 1} are"
+    return [
+        "The database is older than what this log has signed: an older copy was put back, or its newest entries were "
+        "lost.",
+        f"{missing} missing, and others hold the log's promise that it has them.",
+        "",
+        "What can be done:",
+        *_put_back(end),
+        f"3. If there is no copy with {_entries(end)}, this log must not be continued. What it would sign from here on "
+        "would contradict what it has signed, and whoever has seen both could prove it. Keep the directory to read it, "
+        "make a new log with another origin (treehead-log init), and tell whoever monitors this one.",
+    ]
+
+
+def _put_back(size: int) -> list[str]:
+    enough = f", with {_entries(size)} or more" if size else ""
+    return [
+        f"1. Look for the newest copy of log.sqlite{enough}: where treehead-log backup wrote it; where this one was "
+        "moved from (a file log.sqlite-wal beside it belongs to it, and holds its newest entries); in an image of the "
+        "disk.",
+        "2. Put it in the place of this one. Remove log.sqlite-wal and log.sqlite-shm before, unless they belong to "
+        "the copy. Then run this command again.",
+    ]
+
+
+def _other_tree(error: StorageError, directory: DataDirectory, promise: Promise) -> list[str]:
+    return [f"The database does not go with the {promise.where}: {error}.", *_to_repair(directory, [promise])]
+
+
+def _damaged(directory: DataDirectory, promises: Iterable[Promise]) -> list[str]:
+    return ["The database is not in order.", *_to_repair(directory, promises)]
+
+
+def _to_repair(directory: DataDirectory, promises: Iterable[Promise]) -> list[str]:
+    return [
+        "It is damaged, or another log's, and must not be continued.",
+        "",
+        "What can be done:",
+        f"0. See what treehead-log fsck --data {directory.path} finds.",
+        *_put_back(_largest(promises)),
+    ]
+
+
+def _without_database(promises: Iterable[Promise]) -> list[str]:
+    return ["There is no database that can be read.", "", "What can be done:", *_put_back(_largest(promises))]
+
+
+def _largest(promises: Iterable[Promise]) -> int:
+    return max((promise.checkpoint.size for promise in promises), default=0)
+
+
+def _without_mark(directory: DataDirectory) -> list[str]:
+    return [
+        "Nothing here says whether this database is the newest, which is what the high-water mark is for.",
+        "",
+        "What can be done:",
+        f"1. If the directory was moved and the file {directory.mark.name} has stayed behind, put it back.",
+        "2. If it is lost, others have to say how far the log has come. Ask every monitor that follows it for the "
+        "newest checkpoint that it holds (treehead-monitor status shows the size), and those who publish in it. A "
+        f"checkpoint is a signed note, as GetCheckpoint gives it; a FILE{PROOF_SUFFIX} has one in it, and will do.",
+        f"3. Run treehead-log recover --data {directory.path} --newest FILE with the largest of them. If the database "
+        "has that tree, or has grown out of it, the mark is written anew. It will be no better than that checkpoint: "
+        "what the log has signed after it, nobody here can know.",
+    ]

@@ -1,0 +1,195 @@
+"""A log's database at one moment, for commands that look at it and change nothing, whether the log runs or not.
+
+    the log runs    what it commits meanwhile is not seen; its write-ahead log grows for as long as we look
+    it was killed   the write-ahead log is read where it lies, and nothing of it is moved into the file
+    it is at rest   there is no write-ahead log: the file is opened as one that cannot change, because SQLite would
+                    otherwise leave an empty write-ahead log beside it
+
+The connection is read-only for the operating system, and never checkpoints: see `treehead.sqlite`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar, cast
+
+from treehead.checkpoint import Checkpoint, open_checkpoint
+from treehead.errors import MalformedError, SignatureError, StorageError
+from treehead.keys import VerifierKey
+from treehead.merkle import HASH_BYTES
+from treehead.sqlite import check_schema
+from treehead.tile import ExpandedTile, RightEdge, TileId, parse_expanded_tile_unverified
+from treehead_logserver.recovery import check_mark, recover_edge
+from treehead_logserver.storage.base import TreeState
+from treehead_logserver.storage.schema import SCHEMA
+
+CACHE_KIBIBYTES = 65_536
+VALUE_BYTES_MAX = 67_108_864
+"""A larger value is damage, and not loaded. The largest that there can be is a commit's row of look-ups."""
+
+READ_ERRORS = (sqlite3.Error, MemoryError, UnicodeDecodeError)
+"""What reading a damaged file may raise; the last when SQLite quotes a name that is no text any more."""
+
+
+_T = TypeVar("_T")
+
+
+class UnreadableError(StorageError):
+    """There is no database, or what is there is none any more."""
+
+
+class Snapshot:
+    """An open database. For one thread at a time."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self.connection = connection
+
+    def read_state(self) -> TreeState:
+        """The tree state.
+
+        Raises:
+            StorageError: there is not exactly one, or it is no such thing.
+        """
+        rows = self._rows("select one, size, compact_range, checkpoint from tree limit 2")
+        if len(rows) != 1:
+            raise StorageError("there are several of it" if rows else "the database has lost its tree state")
+        match rows[0]:
+            case (1, int(size), bytes(compact_range), bytes(checkpoint)) if size >= 0:
+                hashes = tuple(compact_range[at : at + HASH_BYTES] for at in range(0, len(compact_range), HASH_BYTES))
+                return TreeState(size=size, compact_range=hashes, checkpoint=checkpoint)
+        raise StorageError("the database's tree state is damaged: it is not made of a size, hashes and a checkpoint")
+
+    def read_checkpoint(self, *, vkey: VerifierKey) -> Checkpoint:
+        """What the log has signed last.
+
+        Raises:
+            StorageError: it cannot be read, or is not signed by `vkey`.
+        """
+        try:
+            return open_checkpoint(self.read_state().checkpoint, key=vkey)
+        except (MalformedError, SignatureError) as exc:
+            raise StorageError(f"the database's checkpoint is not by {vkey.name}: {exc}") from exc
+
+    def recover_edge(self, *, vkey: VerifierKey) -> RightEdge:
+        """What a log does before it serves: see `recovery.recover_edge`."""
+        return _returned(recover_edge(self, self.read_state(), vkey=vkey))
+
+    def check_mark(self, edge: RightEdge, mark: Checkpoint) -> None:
+        """What a log does then: see `recovery.check_mark`."""
+        _returned(check_mark(self, edge, mark))
+
+    async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:
+        """See `storage.base.Reading`."""
+        found = {}
+        for tile in tiles:
+            rows = self._rows("select hashes from tiles where place = ?", tile.level << 56 | tile.number)
+            if not rows:
+                raise StorageError(f"the database has lost tile {tile.level}/{tile.number}")
+            hashes = rows[0][0]
+            try:
+                found[tile] = parse_expanded_tile_unverified(hashes if isinstance(hashes, bytes) else b"")
+            except MalformedError as exc:
+                raise StorageError(f"tile {tile.level}/{tile.number} is damaged: {exc}") from exc
+        return found
+
+    async def read_leaves(self, *, first_index: int, end_index: int, bytes_max: int) -> Sequence[bytes]:
+        """See `storage.base.Reading`; `bytes_max` is not needed for the few that recovery reads."""
+        leaves: list[bytes] = []
+        select = "select leaf_index, leaf from entries where leaf_index >= ? and leaf_index < ? order by leaf_index"
+        for index, leaf in self._rows(select, first_index, end_index):
+            if index != first_index + len(leaves) or not isinstance(leaf, bytes):
+                raise StorageError(f"the database has lost entry {first_index + len(leaves)}")
+            leaves.append(leaf)
+        return leaves
+
+    def _rows(self, select: str, *values: int) -> list[tuple[object, ...]]:
+        try:
+            return self.connection.execute(select, values).fetchall()
+        except READ_ERRORS as exc:
+            raise StorageError(f"cannot read the database {self.path}: {exc}") from exc
+
+
+def _returned(coroutine: Coroutine[object, object, _T]) -> _T:
+    """What a coroutine returns that never waits, since nothing here does: that takes no event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as exc:
+        return cast("_T", exc.value)
+    raise RuntimeError("recovery waited for something")
+
+
+def look_at(path: Path, look: Callable[[Snapshot], _T]) -> _T:
+    """What `look` makes of a database of which nobody knows whether it is at rest; raises as `opened` does.
+
+    `look` is called a second time if a log was started meanwhile: what the first call saw is then not to be trusted.
+    """
+    before = _trace(path)
+    if before[1] is None:
+        try:
+            with opened(path, at_rest=True) as snapshot:
+                seen = look(snapshot)
+        except StorageError:
+            if _trace(path) == before:
+                raise
+        else:
+            if _trace(path) == before:
+                return seen
+    with opened(path, at_rest=False) as snapshot:
+        return look(snapshot)
+
+
+def _trace(path: Path) -> list[tuple[int, int, int] | None]:
+    """What tells whether a database was written: of its file, and of its write-ahead log."""
+    found: list[tuple[int, int, int] | None] = []
+    for file in (path, wal_of(path)):
+        try:
+            status = file.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return found
+
+
+def wal_of(path: Path) -> Path:
+    """The write-ahead log of a database, which SQLite puts beside it."""
+    return path.with_name(f"{path.name}-wal")
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, at_rest: bool) -> Iterator[Snapshot]:
+    """Open the database of a log. The caller knows whether it is `at_rest`: no process writes it meanwhile.
+
+    Raises:
+        UnreadableError: there is none, or none any more.
+        StorageError: it is another program's, or of another version.
+    """
+    if path.exists() and not path.is_file():
+        raise UnreadableError(f"cannot open the database {path}: it is not a regular file")  # of a pipe, SQLite waits
+    wal = wal_of(path)
+    mode = "mode=ro&immutable=1" if at_rest and not (wal.exists() and wal.stat().st_size) else "mode=ro"
+    with contextlib.ExitStack() as stack:
+        try:
+            connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, check_same_thread=False
+            )
+            stack.callback(connection.close)
+            _prepare(connection)
+            check_schema(connection, path, SCHEMA)
+            connection.execute("begin")
+            connection.execute("select 1 from sqlite_schema").fetchone()  # from here on it is one moment
+        except READ_ERRORS as exc:
+            raise UnreadableError(f"cannot open the database {path}: {exc}") from exc
+        yield Snapshot(path, connection)
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.text_factory = lambda data: data.decode(errors="replace")  # there is no text in any table
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)
+    for setting in ("trusted_schema = off", "cell_size_check = on", "wal_autocheckpoint = 0"):
+        connection.execute(f"pragma {setting}")
+    connection.execute(f"pragma cache_size = -{CACHE_KIBIBYTES}")
