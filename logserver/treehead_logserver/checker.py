@@ -1,8 +1,8 @@
 """A process that checks leaves, so that parsing and signatures use the machine's other cores.
 
 In a thread they would not: half of the work is parsing, which holds the interpreter's lock, and the event loop waits.
-    The process reads requests from its stdin, one at a time, and writes an answer to each to its stdout; it ends when
-    its stdin does, and so never outlives the log, however that ends.
+The process reads requests from its stdin, one at a time, and writes an answer to each to its stdout; it ends when its
+stdin does, and so never outlives the log, however that ends.
 
     frame    = uint32 big-endian length, body
     request  = marshal of [leaf, ...]

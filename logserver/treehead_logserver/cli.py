@@ -168,9 +168,9 @@ def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser], dat
         parents=[data],
         help="derive everything from the entries again, and say what is not as it has to be",
         description="Hashes every entry, derives anew by what it is found, and holds tiles, look-up rows, tree state, "
-        "checkpoint and high-water mark against the result. Changes nothing. Which kinds of entries the log took is not "
-        "known here, so an entry that nobody signed is none of its findings. The log must not run meanwhile; a backup "
-        "of it can be checked at any time.",
+        "checkpoint and high-water mark against the result. Changes nothing. Which kinds of entries the log took is "
+        "not known here, so an entry that nobody signed is none of its findings. The log must not run meanwhile; a "
+        "backup of it can be checked at any time.",
         epilog=_FSCK_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

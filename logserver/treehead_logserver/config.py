@@ -15,7 +15,8 @@ class Limits:
     """The bounds of one server process.
 
     What callers can make it hold without our taking it up is bounded by `calls_max` times `message_bytes_max`, 3 GiB,
-    of which they have to send each byte. What they do not take from it is bounded by `readers_max` and `finders_max`
+    of which they have to send each byte; calls that gRPC has not handed out yet (`treehead.wire.PENDING_CALLS_MAX`)
+    hold what one window of their connection does. What they do not take from it is bounded by `readers_max` and `finders_max`
     times a chunk or page, 32 MiB, and about four times that with the copies of SQLite, protobuf and gRPC. Such calls
     keep their place until the caller takes the answer or its connection ends (`treehead.wire.SERVER_OPTIONS`); together
     with all other streams they have at most half of the places.
@@ -75,8 +76,7 @@ class ServeConfig:
 
     Raises:
         UsageError: the address is malformed, or others can reach it and `insecure` is not given; or there are no kinds,
-            or
-            one that is not known.
+            or one that is not known.
     """
 
     data: Path

@@ -1,4 +1,7 @@
-"""How large a log is and where its bytes are, read from its directory: whether it runs or not, and in nobody's way."""
+"""How large a log is and where its bytes are, read from its directory: whether it runs or not.
+
+It is in nobody's way, but for a start after a crash, which waits until nobody reads.
+"""
 
 from __future__ import annotations
 
