@@ -234,8 +234,8 @@ def tiles_of(plan: Plan) -> frozenset[TileId]:
 class RightEdge:
     """The growing end of a tiled tree: of each level the one unfilled tile, expanded.
 
-    Nothing else is needed to append, and for the root: the maximal complete subtrees of the tree are the nodes without
-        a sibling in these tiles.
+    Nothing else is needed to append, and for the root: the maximal complete subtrees are the nodes without a sibling in
+    these tiles.
     """
 
     __slots__ = ("_levels", "_size")

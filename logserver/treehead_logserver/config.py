@@ -16,10 +16,10 @@ class Limits:
 
     What callers can make it hold without our taking it up is bounded by `calls_max` times `message_bytes_max`, 3 GiB,
     of which they have to send each byte; calls that gRPC has not handed out yet (`treehead.wire.PENDING_CALLS_MAX`)
-    hold what one window of their connection does. What they do not take from it is bounded by `readers_max` and `finders_max`
-    times a chunk or page, 32 MiB, and about four times that with the copies of SQLite, protobuf and gRPC. Such calls
-    keep their place until the caller takes the answer or its connection ends (`treehead.wire.SERVER_OPTIONS`); together
-    with all other streams they have at most half of the places.
+    hold what one window of their connection does. What they do not take from it is bounded by `readers_max` and
+    `finders_max` times a chunk or page, 32 MiB, and about four times that with the copies of SQLite, protobuf and gRPC.
+    Such calls keep their place until the caller takes the answer or its connection ends
+    (`treehead.wire.SERVER_OPTIONS`); together with all other streams they have at most half of the places.
 
     Attributes:
         message_bytes_max: bytes in one request; a batch of 1,024 entries of 2 KB each fits.
