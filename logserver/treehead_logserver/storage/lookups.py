@@ -37,7 +37,7 @@ _BUCKET_BITS = 6
 _MOVED_AT_LEAST = 8
 _DROPPED_AT_ONCE = 256
 _PAIR_BYTES = 16
-_ROWS_A_STATEMENT = 128
+_ROWS_A_STATEMENT = (512, 128, 32, 8, 2, 1)
 _KEYS_A_STATEMENT = (1, 4, 16, 64, 256)
 
 Pair = tuple[int, int]
@@ -85,11 +85,12 @@ def find_in_table(connection: sqlite3.Connection, keys: Sequence[int]) -> dict[i
 
 def insert_pairs(connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[object, object]]) -> None:
     """Insert rows of two columns."""
-    whole = len(rows) - len(rows) % _ROWS_A_STATEMENT
-    statement = f"{insert} values {','.join(['(?,?)'] * _ROWS_A_STATEMENT)}"
-    for at in range(0, whole, _ROWS_A_STATEMENT):
-        connection.execute(statement, [value for row in rows[at : at + _ROWS_A_STATEMENT] for value in row])
-    connection.executemany(f"{insert} values (?,?)", rows[whole:])
+    at = 0
+    for width in _ROWS_A_STATEMENT:
+        statement = f"{insert} values {','.join(['(?,?)'] * width)}"
+        while len(rows) - at >= width:
+            connection.execute(statement, [value for row in rows[at : at + width] for value in row])
+            at += width
 
 
 class Lookups:
