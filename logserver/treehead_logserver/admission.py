@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from treehead.errors import TooLargeError, UnavailableError
@@ -21,7 +21,16 @@ from treehead_logserver.kinds import SIGNED_KINDS
 
 class _Share(NamedTuple):
     leaves: Sequence[bytes]
+    work: int
     outcomes: asyncio.Future[list[Outcome]]
+
+
+_WORK_OF_ENTRY = 32
+"""What it takes to check what looks like an entry, in units of what it takes for other bytes, which are only hashed."""
+
+
+def _work_of(leaf: bytes) -> int:
+    return _WORK_OF_ENTRY if leaf.startswith(b"{") else 1
 
 
 class Admission:
@@ -32,7 +41,7 @@ class Admission:
     """
 
     def __init__(self, limits: Limits, *, kinds: Collection[str] = SIGNED_KINDS) -> None:
-        self._group_entries_max = limits.admission_entries_max
+        self._group_work_max = limits.admission_entries_max * _WORK_OF_ENTRY
         self._entries_a_checker = limits.entries_a_checker
         self._backlog = Backlog(entries_max=limits.queue_entries_max, bytes_max=limits.queue_bytes_max)
         self._queue: deque[deque[_Share]] = deque()
@@ -64,12 +73,23 @@ class Admission:
 
     async def _check(self, leaves: Sequence[bytes]) -> list[Outcome]:
         self._backlog.enter(leaves)
-        step = self._group_entries_max
-        new_future = asyncio.get_running_loop().create_future
-        shares = [_Share(leaves[at : at + step], new_future()) for at in range(0, len(leaves), step)]
+        shares = list(self._shares(leaves))
         if shares:
             self._enqueue(deque(shares))
         return [outcome for share in shares for outcome in await share.outcomes]
+
+    def _shares(self, leaves: Sequence[bytes]) -> Iterator[_Share]:
+        """The leaves of a call, in parts that a checker takes at a time."""
+        new_future = asyncio.get_running_loop().create_future
+        begin = work = 0
+        for at, leaf in enumerate(leaves):
+            more = _work_of(leaf)
+            if work + more > self._group_work_max and work:
+                yield _Share(leaves[begin:at], work, new_future())
+                begin, work = at, 0
+            work += more
+        if work:
+            yield _Share(leaves[begin:], work, new_future())
 
     async def close(self) -> None:
         """End the checkers; what still waits is not admitted."""
@@ -114,11 +134,11 @@ class Admission:
     def _next_group(self) -> list[_Share]:
         """One share of each call in turn, up to the bound of a group, but at least one."""
         group: list[_Share] = []
-        room = self._group_entries_max
-        while self._queue and (not group or len(self._queue[0][0].leaves) <= room):
+        room = self._group_work_max
+        while self._queue and (not group or self._queue[0][0].work <= room):
             call = self._queue.popleft()
             group.append(call.popleft())
-            room -= len(group[-1].leaves)
+            room -= group[-1].work
             self._waiting -= len(group[-1].leaves)
             if call:
                 self._queue.append(call)

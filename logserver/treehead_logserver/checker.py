@@ -38,6 +38,7 @@ _LOG = logging.getLogger(__name__)
 Outcome = Candidate | Exception
 """A candidate, or why the leaf makes none: a `TreeheadError`, or else a defect of ours."""
 
+_NO_TERMS: frozenset[Term] = frozenset()
 _LENGTH_BYTES = 4
 _READ_AHEAD_BYTES = 1_048_576
 
@@ -121,7 +122,7 @@ async def _ask(process: Process, request: bytes) -> Sequence[Any]:
 def _outcome(leaf: bytes, item: tuple[Any, Any]) -> Outcome:
     what, detail = item
     if isinstance(what, bytes):
-        return Candidate(leaf, what, frozenset(map(Term._make, detail)))
+        return Candidate(leaf, what, frozenset(map(Term._make, detail)) if detail else _NO_TERMS)
     if isinstance(what, str):
         error: TreeheadError = getattr(errors, what)(detail)
         return error

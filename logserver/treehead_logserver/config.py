@@ -31,7 +31,7 @@ class Limits:
             wait to be logged.
         checkers: processes that check entries.
         entries_a_checker: entries that wait for each such process at work, before one more is asked.
-        admission_entries_max: entries that such a process takes at a time.
+        admission_entries_max: entries that such a process takes at a time, or 32 times as many of other bytes.
         admission_ms: how long it may take for them; then it is replaced.
         tiles_max: full tiles in memory, of 17 KB each.
         calls_max: calls under way at once.

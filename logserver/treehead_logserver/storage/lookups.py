@@ -124,9 +124,9 @@ class Lookups:
         """
         growing, moving = self._growing, self._moving
         found = growing.find(key, first_index, count_max)
-        if moving is None or moving is growing:
+        if moving is None or moving is growing or not (earlier := moving.find(key, first_index, count_max)):
             return found
-        return [*moving.find(key, first_index, count_max), *found][:count_max]
+        return [*earlier, *found][:count_max]
 
     def insert(self, connection: sqlite3.Connection, pairs: Sequence[Pair]) -> None:
         """Write the pairs of new entries, and move some older ones, all within the transaction under way.

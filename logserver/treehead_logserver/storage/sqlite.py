@@ -215,7 +215,7 @@ class SqliteStorage:
             known = there.get(candidate.leaf_hash)
             if known is None:
                 fresh.append((next_index, candidate))
-                placed.append(Placed(next_index, duplicate=False))
+                placed.append(Placed(next_index, False))
                 next_index += 1
             else:
                 placed.append(Placed(known, duplicate=True))

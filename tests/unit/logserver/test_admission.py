@@ -138,8 +138,8 @@ class Held:
         pass
 
 
-def held_by(checker: Held) -> Admission:
-    desk = Admission(Limits(checkers=1))
+def held_by(checker: Held, limits: Limits | None = None) -> Admission:
+    desk = Admission(limits or Limits(checkers=1))
     desk._free = [checker]  # type: ignore[list-item]
     desk._checkers = (checker,)  # type: ignore[assignment]
     return desk
@@ -188,3 +188,14 @@ async def test_a_defect_of_a_checker_leaves_nobody_waiting_and_no_place_taken() 
         await working
     assert desk._backlog._entries == 0
     assert len(desk._free) == 1
+
+
+async def test_what_is_no_entry_is_asked_about_many_at_a_time() -> None:
+    checker = Held()
+    desk = held_by(checker, Limits(checkers=1, admission_entries_max=1))
+    for leaves, asked in (([b"other bytes"] * 32, 1), ([b"other bytes"] * 33, 2), ([b"{", b"{", b"other"], 3)):
+        call = asyncio.create_task(desk.admit(leaves))
+        for _ in range(asked):
+            (await checker.asked.get()).set_result(None)
+        assert [outcome.leaf for outcome in await call if isinstance(outcome, Candidate)] == leaves
+    assert checker.asked.empty()
