@@ -137,14 +137,15 @@ class LogService(log_pb2_grpc.LogServicer):
                 raise _invalid(f"field leaves has {len(leaves)} entries; at most {self._limits.batch_entries_max} fit")
             admitted = await self._admission.admit(leaves)
             places = iter(await self._sequencer.submit([item for item in admitted if isinstance(item, Candidate)]))
-            results = []
+            response = log_pb2.AddEntriesResponse(checkpoint=self._heads.newest.checkpoint)
+            add_result = response.results.add  # a third of what it takes to make each message and copy it
             for item in admitted:
                 if isinstance(item, Candidate):
-                    index, duplicate = next(places)
-                    results.append(log_pb2.AddResult(added=log_pb2.Added(leaf_index=index, duplicate=duplicate)))
+                    added = add_result().added
+                    added.leaf_index, added.duplicate = next(places)
                 else:
-                    results.append(log_pb2.AddResult(refused=log_pb2.Refused(reason=_refusal(item))))
-            return log_pb2.AddEntriesResponse(results=results, checkpoint=self._heads.newest.checkpoint)
+                    add_result().refused.reason = _refusal(item)
+            return response
 
     # --- heads -------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from treehead_logserver.fsck.findings import Findings
 from treehead_logserver.progress import Progress
 from treehead_logserver.snapshot import READ_ERRORS
 from treehead_logserver.storage.base import Candidate
-from treehead_logserver.storage.lookups import Pair, key_of_leaf, key_of_term, pairs_of
+from treehead_logserver.storage.lookups import Pair, key_of_leaf, key_of_term, keys_of
 
 RANGES_COMPARED_MAX = 16
 ROWS_COMPARED_MAX = 200_000
@@ -70,10 +70,10 @@ class Lookups:
         secret, sums, pack = self._secret, self._sums, _PAIR.pack
         for index, candidate in enumerate(chunk.candidates, chunk.first_index):
             if candidate is not None and index not in self._ignored:
-                pairs = set(pairs_of(candidate, index))  # two terms may have the same key
-                self.expected += len(pairs)
-                for pair in pairs:
-                    sums[pair[0] >> _SHIFT] += int.from_bytes(sha256(secret + pack(*pair)).digest()[:16], "big")
+                keys = set(keys_of(candidate))  # two terms may have the same key
+                self.expected += len(keys)
+                for key in keys:
+                    sums[key >> _SHIFT] += int.from_bytes(sha256(secret + pack(key, index)).digest()[:16], "big")
 
     def read(self, progress: Progress) -> None:
         """Read what is stored."""
@@ -177,7 +177,7 @@ class Comparison:
             stored = self._stored.pop(index, set())
             if candidate is None or index in self._ignored:
                 continue
-            expected = {key for key, _ in pairs_of(candidate, index) if key >> _SHIFT in self._ranges}
+            expected = {key for key in keys_of(candidate) if key >> _SHIFT in self._ranges}
             for key in sorted(expected - stored):
                 what = f"is missing: the entry is not found by {_reason(candidate, key)}"
                 self._findings.add(_name((key, index)), what)

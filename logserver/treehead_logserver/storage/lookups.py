@@ -20,7 +20,7 @@ import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, islice
 
 from treehead.errors import StorageError
 from treehead_logserver.storage.base import Candidate, Term
@@ -55,12 +55,12 @@ def key_of_term(term: Term) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-def pairs_of(candidate: Candidate, leaf_index: int) -> list[Pair]:
-    """All the pairs by which an entry is to be found."""
-    pairs = [(key_of_leaf(candidate.leaf_hash), leaf_index)]
+def keys_of(candidate: Candidate) -> list[int]:
+    """All the keys by which an entry is to be found, that of its leaf first."""
+    keys = [key_of_leaf(candidate.leaf_hash)]
     for term in candidate.terms:
-        pairs.append((key_of_term(term), leaf_index))
-    return pairs
+        keys.append(key_of_term(term))
+    return keys
 
 
 # The interpreter's lock is let go for each statement, and to have it back takes long when the event loop is busy: so
@@ -89,7 +89,7 @@ def insert_pairs(connection: sqlite3.Connection, insert: str, rows: Sequence[tup
     for width in _ROWS_A_STATEMENT:
         statement = f"{insert} values {','.join(['(?,?)'] * width)}"
         while len(rows) - at >= width:
-            connection.execute(statement, [value for row in rows[at : at + width] for value in row])
+            connection.execute(statement, list(chain.from_iterable(rows[at : at + width])))
             at += width
 
 
@@ -122,11 +122,23 @@ class Lookups:
 
         Who searches both has to look here first: what is moved is in the table before it is gone from here.
         """
-        growing, moving = self._growing, self._moving
-        found = growing.find(key, first_index, count_max)
-        if moving is None or moving is growing or not (earlier := moving.find(key, first_index, count_max)):
-            return found
-        return [*earlier, *found][:count_max]
+        found: list[int] = []
+        for run in self._runs():
+            found += run.find(key, first_index, count_max - len(found))
+        return found
+
+    def find_recent_of(self, keys: Sequence[int]) -> dict[int, list[int]]:
+        """For each of the keys that has any, the indices that are found by it and may not be in the table yet."""
+        found: dict[int, list[int]] = {}
+        for run in self._runs():
+            for key in run.known(keys):
+                found.setdefault(key, []).extend(run.find(key))
+        return found
+
+    def _runs(self) -> Sequence[_Run]:
+        """The earlier one first."""
+        growing, moving = self._growing, self._moving  # in this order: see `committed`
+        return (growing,) if moving is None or moving is growing else (moving, growing)
 
     def insert(self, connection: sqlite3.Connection, pairs: Sequence[Pair]) -> None:
         """Write the pairs of new entries, and move some older ones, all within the transaction under way.
@@ -180,6 +192,11 @@ class _Run:
                 self._more.setdefault(key, []).append(index)
             self.pairs += 1
 
+    def known(self, keys: Iterable[int]) -> list[int]:
+        """Those of the keys by which an entry is found."""
+        buckets = self._buckets
+        return [key for key in keys if key in buckets[key >> 64 - _BUCKET_BITS]]
+
     def find(self, key: int, first_index: int = 0, count_max: int = sys.maxsize) -> list[int]:
         index = self._buckets[key >> 64 - _BUCKET_BITS].get(key)
         if index is None:
@@ -196,12 +213,14 @@ class _Run:
         half = len(self._buckets) // 2
         for bucket in (*self._buckets[half:], *self._buckets[:half]):
             for key in sorted(bucket):
-                for index in self.find(key):
-                    yield key, index
+                yield key, bucket[key]
+        for key, indices in sorted(self._more.items()):
+            for index in indices:
+                yield key, index
 
 
 def _format_pairs(pairs: Sequence[Pair]) -> bytes:
-    return struct.pack(f">{2 * len(pairs)}q", *(number for pair in pairs for number in pair))
+    return struct.pack(f">{2 * len(pairs)}q", *chain.from_iterable(pairs))
 
 
 def _parse_pairs(number: int, data: object) -> Iterator[Pair]:

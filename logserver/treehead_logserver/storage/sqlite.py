@@ -37,7 +37,7 @@ from treehead_logserver.storage.lookups import (
     insert_pairs,
     key_of_leaf,
     key_of_term,
-    pairs_of,
+    keys_of,
 )
 from treehead_logserver.storage.schema import SCHEMA
 
@@ -133,7 +133,7 @@ class SqliteStorage:
         return await self._run(self._scanner, _read_leaves, first_index, end_index, bytes_max)
 
     async def find_leaf(self, leaf_hash: bytes) -> int | None:
-        return self._ask(self._find_leaves, [leaf_hash]).get(leaf_hash)
+        return self._ask(self._find_leaves, [leaf_hash], [key_of_leaf(leaf_hash)]).get(leaf_hash)
 
     async def find_term(self, term: Term, *, first_index: int, end_index: int, count_max: int) -> Sequence[int]:
         key = key_of_term(term)
@@ -183,12 +183,11 @@ class SqliteStorage:
     ) -> Sequence[Placed]:
         connection.execute("begin immediate")
         try:
-            placed, fresh = self._place(connection, candidates)
+            placed, fresh, pairs = self._place(connection, candidates)
             if not fresh:
                 connection.execute("rollback")
                 return placed
             extension = extend(fresh[0][0], [candidate.leaf_hash for _, candidate in fresh])
-            pairs = [pair for index, candidate in fresh for pair in pairs_of(candidate, index)]
             self._insert(connection, fresh, pairs, extension)
         except BaseException:
             _roll_back(connection)
@@ -206,20 +205,25 @@ class SqliteStorage:
 
     def _place(
         self, connection: sqlite3.Connection, candidates: Sequence[Candidate]
-    ) -> tuple[list[Placed], list[tuple[int, Candidate]]]:
-        """The place of each candidate, and those that are new with their indices."""
-        placed, fresh = [], []
+    ) -> tuple[list[Placed], list[tuple[int, Candidate]], list[Pair]]:
+        """The place of each candidate, and those that are new with their indices and their look-up pairs."""
+        placed, fresh, pairs = [], [], []
         next_index = _read_state(connection).size
-        there = self._find_leaves(connection, [candidate.leaf_hash for candidate in candidates])
-        for candidate in candidates:
+        keys = list(map(keys_of, candidates))
+        there = self._find_leaves(
+            connection, [candidate.leaf_hash for candidate in candidates], [leaf_key for leaf_key, *_ in keys]
+        )
+        for candidate, keys_of_candidate in zip(candidates, keys, strict=True):
             known = there.get(candidate.leaf_hash)
             if known is None:
                 fresh.append((next_index, candidate))
                 placed.append(Placed(next_index, False))
+                for key in keys_of_candidate:
+                    pairs.append((key, next_index))
                 next_index += 1
             else:
                 placed.append(Placed(known, duplicate=True))
-        return placed, fresh
+        return placed, fresh, pairs
 
     def _insert(
         self,
@@ -235,14 +239,17 @@ class SqliteStorage:
         connection.executemany("insert into tiles values (?, ?)", tiles)
         connection.execute("update tree set size = ?, compact_range = ?, checkpoint = ?", _state_row(extension.state))
 
-    def _find_leaves(self, connection: sqlite3.Connection, leaf_hashes: Sequence[bytes]) -> dict[bytes, int]:
+    def _find_leaves(
+        self, connection: sqlite3.Connection, leaf_hashes: Sequence[bytes], keys: Sequence[int]
+    ) -> dict[bytes, int]:
         """The indices of those of the leaves that are there."""
-        keys = list(map(key_of_leaf, leaf_hashes))
-        recent = list(map(self._lookups.find_recent, keys))  # before the table, as it says there
+        recent = self._lookups.find_recent_of(keys)  # before the table, as it says there
         older = find_in_table(connection, keys)
-        there = {}
-        for leaf_hash, key, indices in zip(leaf_hashes, keys, recent, strict=True):
-            for index in (*indices, *older.get(key, ())):
+        there: dict[bytes, int] = {}
+        if not recent and not older:
+            return there
+        for leaf_hash, key in zip(leaf_hashes, keys, strict=True):
+            for index in (*recent.get(key, ()), *older.get(key, ())):
                 row = connection.execute("select leaf from entries where leaf_index = ?", (index,)).fetchone()
                 if row is not None and hash_leaf(_bytes(row[0], what=f"entry {index}")) == leaf_hash:
                     there[leaf_hash] = index
