@@ -106,11 +106,17 @@ class Sequencer:
             async with asyncio.timeout(self._limits.idle_ms / 1_000):
                 await self._arrival.wait()
         except TimeoutError:
-            try:
-                await self._storage.tidy()
-            except StorageError as exc:
-                _LOG.error("the database could not be tidied: %s", exc)
+            await self._tidy()
             await self._arrival.wait()
+
+    async def _tidy(self) -> None:
+        try:
+            while await self._storage.tidy() and not self._arrival.is_set():
+                pass
+        except UnknownOutcomeError:
+            raise
+        except StorageError as exc:
+            _LOG.error("the database could not be tidied: %s", exc)
 
     def _next_group(self) -> list[_Submission]:
         """The submissions that wait, up to the bounds of a commit, but at least one."""

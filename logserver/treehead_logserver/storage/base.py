@@ -1,7 +1,7 @@
 """What the log asks of a database, as values and contracts; every engine passes tests/contracts/storage_suite.py.
 
-**The transaction is the sequencer.** `Sequencing.append` is the one call that writes. In a single transaction, under
-the database's own write lock, an engine
+**The transaction is the sequencer.** `Sequencing.append` is the one call that adds anything. In a single transaction,
+under the database's own write lock, an engine
 
  1. looks each candidate's leaf hash up, by all of its 32 bytes,
  2. gives those that are new the next indices, in the order of the call,
@@ -118,11 +118,14 @@ class Sequencing(Protocol):
             UnknownOutcomeError: the commit failed, or what was to follow it.
         """
 
-    async def tidy(self) -> None:
-        """Do what can wait and would only get longer. The log calls this in idle moments; it may take tens of ms.
+    async def tidy(self) -> bool:
+        """Do some of what can wait and would only get longer; returns whether there is more of it.
+
+        The log calls this in idle moments, again and again. A call may take tens of ms.
 
         Raises:
             StorageError: it could not be done, which harms nothing yet.
+            UnknownOutcomeError: a commit failed; see the module.
         """
 
 

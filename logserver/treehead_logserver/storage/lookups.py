@@ -8,8 +8,9 @@ nothing: whoever asks compares with the entry itself. Narrow rows are what keeps
 
 Keys are random, so each new row of `lookups` falls on a page of its own, and a page written for each row is what limits
 an append. Therefore a commit only adds its pairs as one row of `recent` and to a *run* in memory. A run that is full is
-moved into `lookups` in the order of its keys, some with each commit: then many rows fall on one page. A crash in the
-middle harms nothing, since what is in `recent` is loaded again, and inserted again without effect.
+moved into `lookups` in the order of its keys, some with each commit, and the rest when the log is idle: then many rows
+fall on one page. A crash in the middle harms nothing, since what is in `recent` is loaded again, and inserted again
+without effect.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ create table lookups (key integer not null, leaf_index integer not null, primary
 create table recent (number integer primary key, pairs blob not null);
 """
 
-RUN_PAIRS_MAX = 131_072
-"""How many pairs a run takes until it is moved. In memory there are up to two, of some 110 bytes a pair."""
+RUN_PAIRS_MAX = 327_680
+"""How many pairs a run takes until it is moved. There are about as many in memory, of some 110 bytes each, for one run
+is dropped as the next one grows. More would make fewer pages be written when there are tens of millions of pairs."""
 
-_BUCKET_BITS = 6
-_MOVED_AT_LEAST = 8
+_BUCKET_BITS = 8
+_MOVED_BESIDES = 8
+"""A commit moves twice as many pairs as it adds, and these: so a run is moved before the next one is full."""
+_MOVED_WHEN_IDLE = 1_024
 _DROPPED_AT_ONCE = 256
 _PAIR_BYTES = 16
 _ROWS_A_STATEMENT = (512, 128, 32, 8, 2, 1)
@@ -116,6 +120,12 @@ class Lookups:
                 self._next_dropped = number
             self._growing.add(_parse_pairs(number, pairs))
             self._next_number = number + 1
+        self._move_if_full()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is something to move."""
+        return self._moving is not None or self._next_dropped < self._moved_end
 
     def find_recent(self, key: int, *, first_index: int = 0, count_max: int = sys.maxsize) -> list[int]:
         """The smallest indices, from `first_index` on, that are found by a key and may not be in the table yet.
@@ -146,24 +156,40 @@ class Lookups:
         After its commit `committed` has to be called with the same pairs, after a rollback nothing.
         """
         connection.execute("insert into recent values (?, ?)", (self._next_number, _format_pairs(pairs)))
+        self._move(connection, 2 * len(pairs) + _MOVED_BESIDES)
+
+    def committed(self, pairs: Sequence[Pair]) -> None:
+        """Make the pairs that were inserted last findable."""
+        self._next_number += 1
+        self._growing.add(pairs)
+        self.moved()
+        self._move_if_full()
+
+    def move(self, connection: sqlite3.Connection) -> None:
+        """Move some pairs within the transaction under way; after its commit `moved` has to be called."""
+        self._move(connection, _MOVED_WHEN_IDLE)
+
+    def moved(self) -> None:
+        """Let go of what was moved last."""
+        self._next_dropped = self._dropped_end()
+        if self._moving is not None:
+            if self._slice:
+                self._moving.drop_before(self._slice[-1][0])
+            else:
+                self._moving = None
+                self._moved_end = self._moving_end
+            self._slice = []
+
+    def _move(self, connection: sqlite3.Connection, pairs_max: int) -> None:
         if self._moving is not None and not self._slice:
             # A slice is kept until it is committed: taking it from the iterator cannot be rolled back.
-            self._slice = list(islice(self._left, 2 * len(pairs) + _MOVED_AT_LEAST))
+            self._slice = list(islice(self._left, pairs_max))
         insert_pairs(connection, "insert or ignore into lookups", self._slice)
         if self._next_dropped < self._dropped_end():
             connection.execute("delete from recent where number < ?", (self._dropped_end(),))
 
-    def committed(self, pairs: Sequence[Pair]) -> None:
-        """Make the pairs that were inserted last findable."""
-        self._next_dropped = self._dropped_end()
-        self._next_number += 1
-        self._growing.add(pairs)
-        if self._moving is not None:
-            if not self._slice:
-                self._moving = None
-                self._moved_end = self._moving_end
-            self._slice = []
-        elif self._growing.pairs >= RUN_PAIRS_MAX:
+    def _move_if_full(self) -> None:
+        if self._moving is None and self._growing.pairs >= RUN_PAIRS_MAX:
             self._moving = self._growing  # first, so that who looks into both at this moment sees it at least once
             self._growing = _Run()
             self._moving_end = self._next_number
@@ -177,11 +203,13 @@ class Lookups:
 class _Run:
     """Pairs in memory, in buckets by the highest bits of the key, so that no more than a bucket is sorted at a time."""
 
-    __slots__ = ("_buckets", "_more", "pairs")
+    __slots__ = ("_buckets", "_dropped_end", "_more", "pairs")
 
     def __init__(self) -> None:
         self.pairs = 0
+        # A negative key has a negative bucket, which Python counts from the end.
         self._buckets: list[dict[int, int]] = [{} for _ in range(1 << _BUCKET_BITS)]
+        self._dropped_end = -len(self._buckets) // 2
         self._more: dict[int, list[int]] = {}
         """Of the few keys with several entries, those beyond the first."""
 
@@ -209,14 +237,20 @@ class _Run:
         return found[:count_max]
 
     def in_order(self) -> Iterator[Pair]:
-        # A negative key has a negative bucket, which Python counts from the end: begin there.
         half = len(self._buckets) // 2
-        for bucket in (*self._buckets[half:], *self._buckets[:half]):
+        for number in range(-half, half):
+            bucket = self._buckets[number]
             for key in sorted(bucket):
                 yield key, bucket[key]
-        for key, indices in sorted(self._more.items()):
-            for index in indices:
-                yield key, index
+                for index in self._more.get(key, ()):
+                    yield key, index
+
+    def drop_before(self, key: int) -> None:
+        """Let go of the buckets before that of a key; they may have been in use by another thread, and stay so."""
+        end = key >> 64 - _BUCKET_BITS
+        for number in range(self._dropped_end, end):
+            self._buckets[number] = {}
+        self._dropped_end = max(self._dropped_end, end)
 
 
 def _format_pairs(pairs: Sequence[Pair]) -> bytes:

@@ -5,7 +5,7 @@ look-ups of a row or two that take less time than a hop to a thread does. Nothin
 runs; what reads it from another process (a backup) makes the write-ahead log grow for as long as it does.
 
 SQLite moves what was committed from the write-ahead log into the file. It does so inside a commit when `WAL_PAGES_MAX`
-are waiting, and `tidy` does it before that in idle moments, when no submitter waits for it.
+are waiting. In idle moments, when no submitter waits for it, `tidy` does it before that, and moves look-ups first.
 """
 
 from __future__ import annotations
@@ -123,8 +123,12 @@ class SqliteStorage:
             self._broken = True
             raise
 
-    async def tidy(self) -> None:
-        await self._run(self._writer, _move_wal)
+    async def tidy(self) -> bool:
+        try:
+            return await self._run(self._writer, self._tidy)
+        except UnknownOutcomeError:
+            self._broken = True
+            raise
 
     async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:
         return self._ask(_read_tiles, tiles)
@@ -192,16 +196,27 @@ class SqliteStorage:
         except BaseException:
             _roll_back(connection)
             raise
-        try:
-            connection.execute("commit")
-        except sqlite3.Error as exc:
-            raise UnknownOutcomeError(f"the commit failed ({exc}), and its outcome is unknown") from exc
+        _commit(connection)
         self._lookups.committed(pairs)
         try:
             settle(extension.state)
         except StorageError as exc:
             raise UnknownOutcomeError(f"the commit is durable, but what has to follow it failed: {exc}") from exc
         return placed
+
+    def _tidy(self, connection: sqlite3.Connection) -> bool:
+        if not self._lookups.is_behind:
+            _move_wal(connection)
+            return False
+        connection.execute("begin immediate")
+        try:
+            self._lookups.move(connection)
+        except BaseException:
+            _roll_back(connection)
+            raise
+        _commit(connection)
+        self._lookups.moved()
+        return True
 
     def _place(
         self, connection: sqlite3.Connection, candidates: Sequence[Candidate]
@@ -271,6 +286,13 @@ def _prepare_writer(connection: sqlite3.Connection) -> None:
 
 def _move_wal(connection: sqlite3.Connection) -> None:
     connection.execute("pragma wal_checkpoint(passive)").fetchall()
+
+
+def _commit(connection: sqlite3.Connection) -> None:
+    try:
+        connection.execute("commit")
+    except sqlite3.Error as exc:
+        raise UnknownOutcomeError(f"the commit failed ({exc}), and its outcome is unknown") from exc
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -71,8 +71,8 @@ class Valve:
     async def read_state(self) -> TreeState:
         return await self._storage.read_state()
 
-    async def tidy(self) -> None:
-        await self._storage.tidy()
+    async def tidy(self) -> bool:
+        return await self._storage.tidy()
 
     async def append(self, candidates: Sequence[Candidate], extend: Extend, settle: Settle) -> Sequence[Placed]:
         self.sizes.append(len(candidates))

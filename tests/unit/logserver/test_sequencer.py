@@ -166,6 +166,46 @@ async def test_an_unknown_outcome_stops_the_log_and_fails_all_who_wait(tmp_path:
         assert await log.submit(b"a", b"b") == [Placed(0, True), Placed(1, False)]
 
 
+class Untidy(Valve):
+    """A storage with much to tidy up, which lets the test know each time."""
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(storage)
+        self.let_through(9)
+        self.tidied = asyncio.Semaphore(0)
+        self.error: StorageError | None = None
+
+    async def tidy(self) -> bool:
+        await asyncio.sleep(0)
+        self.tidied.release()
+        if self.error is not None:
+            raise self.error
+        return True
+
+
+async def test_an_idle_log_tidies_for_as_long_as_there_is_something_and_nobody_waits(tmp_path: Path) -> None:
+    untidy: list[Untidy] = []
+
+    def before(storage: Storage) -> Sequencing:
+        untidy.append(Untidy(storage))
+        return untidy[0]
+
+    async with parts(create(tmp_path), before=before, limits=Limits(idle_ms=1)) as log:
+        (storage,) = untidy
+        for number in range(3):
+            for _ in range(5):
+                await storage.tidied.acquire()
+            assert await log.submit(b"%d" % number) == [Placed(number, False)]
+        storage.error = StorageError("the disk is full")
+        await storage.tidied.acquire()
+        assert await log.submit(b"a") == [Placed(3, False)], "to tidy can wait"
+        storage.error = UnknownOutcomeError("the commit failed")
+        with pytest.raises(UnknownOutcomeError):
+            await log.committing
+        with pytest.raises(UnavailableError, match="shutting down"):
+            await log.submit(b"b")
+
+
 async def test_a_database_that_moved_on_without_us_is_not_extended(tmp_path: Path) -> None:
     path = create(tmp_path)
     async with parts(path) as log, parts(path) as other:
