@@ -7,6 +7,7 @@ off the event loop, which it would keep from everything else.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from treehead_logserver.checker import Checker, Outcome
 from treehead_logserver.config import Limits
 from treehead_logserver.kinds import SIGNED_KINDS
 
+_LOG = logging.getLogger(__name__)
+
 
 class _Share(NamedTuple):
     leaves: Sequence[bytes]
@@ -27,10 +30,12 @@ class _Share(NamedTuple):
 
 _WORK_OF_ENTRY = 32
 """What it takes to check what looks like an entry, in units of what it takes for other bytes, which are only hashed."""
+_BYTES_A_UNIT = 2_048
+"""Of such bytes. So a group is of at most some 2 MiB, which the event loop copies without much delay to others."""
 
 
 def _work_of(leaf: bytes) -> int:
-    return _WORK_OF_ENTRY if leaf.startswith(b"{") else 1
+    return _WORK_OF_ENTRY if leaf.startswith(b"{") else 1 + len(leaf) // _BYTES_A_UNIT
 
 
 class Admission:
@@ -119,9 +124,12 @@ class Admission:
                 except UnavailableError as exc:
                     self._fail(group, exc)
                     continue
-                except BaseException:
+                except BaseException as exc:
                     self._fail(group, UnavailableError("the log could not check the entry; try again, which is safe"))
-                    raise
+                    if not isinstance(exc, Exception):
+                        raise
+                    _LOG.exception("a checker failed over a defect of Treehead")
+                    continue
                 for share in group:
                     # The leaves of a caller who went away were in the queue, and counted for as long as they were.
                     self._backlog.leave(share.leaves)

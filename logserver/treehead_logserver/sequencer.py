@@ -1,6 +1,6 @@
 """Group commit: whatever arrives while a commit is under way goes into the next one.
 
-There is no timer. An idle log commits a single entry at once; a busy one has a full group waiting whenever a commit
+No timer says when. An idle log commits a single entry at once; a busy one has a full group waiting whenever a commit
 ends. The transaction itself is the storage engine's (`storage.base`); what is decided here is who goes into it, which
 tree it makes, and who may be told when.
 """

@@ -136,6 +136,8 @@ class LogService(log_pb2_grpc.LogServicer):
             if len(leaves) > self._limits.batch_entries_max:
                 raise _invalid(f"field leaves has {len(leaves)} entries; at most {self._limits.batch_entries_max} fit")
             admitted = await self._admission.admit(leaves)
+            # First, since a defect of ours fails the call, which then must not have logged the others.
+            refusals = iter([_refusal(item) for item in admitted if not isinstance(item, Candidate)])
             places = iter(await self._sequencer.submit([item for item in admitted if isinstance(item, Candidate)]))
             response = log_pb2.AddEntriesResponse(checkpoint=self._heads.newest.checkpoint)
             add_result = response.results.add  # a third of what it takes to make each message and copy it
@@ -144,7 +146,7 @@ class LogService(log_pb2_grpc.LogServicer):
                     added = add_result().added
                     added.leaf_index, added.duplicate = next(places)
                 else:
-                    add_result().refused.reason = _refusal(item)
+                    add_result().refused.reason = next(refusals)
             return response
 
     # --- heads -------------------------------------------------------------------------------------------------------

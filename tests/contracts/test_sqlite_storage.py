@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import treehead.sqlite
-from tests.contracts.storage_suite import EMPTY, Extender, StorageSuite, append, candidates, sha256_of, state_at
+from tests.contracts.storage_suite import (
+    EMPTY,
+    Extender,
+    StorageSuite,
+    append,
+    candidate,
+    candidates,
+    sha256_of,
+    state_at,
+)
 from tests.contracts.version_1 import create_version_1
 from tests.unit.library.specimens import LOG_KEY
 from tests.unit.logserver.parts import SIGNER
@@ -24,12 +34,14 @@ from treehead.merkle import hash_leaf
 from treehead.sqlite import connect
 from treehead.tile import TILE_BYTES, ExpandedTile, TileId
 from treehead_logserver.recovery import recover_edge
-from treehead_logserver.storage import sqlite
+from treehead_logserver.storage import lookups, sqlite
 from treehead_logserver.storage.base import Placed, Storage, TreeState, UnknownOutcomeError
 from treehead_logserver.storage.schema import SCHEMA, read_unmarked_checkpoint
 from treehead_logserver.storage.sqlite import SqliteStorage, create_database
 
 NAME = "log.sqlite"
+
+Look = Callable[..., object]
 
 
 class TestSqliteStorage(StorageSuite):
@@ -38,6 +50,84 @@ class TestSqliteStorage(StorageSuite):
 
     async def open(self, folder: Path) -> Storage:
         return await SqliteStorage.open(folder / NAME)
+
+
+class TestSqliteStorageThatMovesLookups(TestSqliteStorage):
+    """The same, when look-ups are moved after a few entries, a few at a time."""
+
+    @pytest.fixture(autouse=True)
+    def _short_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        shorten_runs(monkeypatch)
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SqliteStorage]:
+    storage = await SqliteStorage.open(path)
+    try:
+        yield storage
+    finally:
+        await storage.close()
+
+
+def shorten_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RUN_PAIRS_MAX", 8), ("_MOVED_WHEN_IDLE", 3), ("_DROPPED_AT_ONCE", 2)):
+        monkeypatch.setattr(lookups, name, value)
+
+
+async def test_what_is_moved_while_a_reader_looks_is_found(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_runs(monkeypatch)
+    digest = sha256_of(b"digest")
+    async with opened(path) as storage:
+        entry = candidate(b"found", digest)
+        await append(storage, [entry, *candidates(*(b"%d" % number for number in range(8)))], Extender())
+        moved = 0
+
+        def all_is_moved(looked: Look) -> Look:
+            """As if the writer's thread did it, after a look at what is recent and before one at the table."""
+
+            @functools.wraps(looked)
+            def look(connection: sqlite3.Connection, *args: object) -> object:
+                nonlocal moved
+                if connection is storage._reader:
+                    with contextlib.closing(connect(path, SCHEMA, is_writer=True)) as writer:
+                        while storage._lookups.is_behind:
+                            moved += 1
+                            writer.execute("begin immediate")
+                            storage._lookups.move(writer)
+                            writer.execute("commit")
+                            storage._lookups.moved()
+                return looked(connection, *args)
+
+            return look
+
+        monkeypatch.setattr(treehead.sqlite, "_settle_wal", lambda path: None)  # that there are two is our doing
+        for name in ("find_in_table", "_find_older"):
+            monkeypatch.setattr(sqlite, name, all_is_moved(getattr(sqlite, name)))
+        assert await storage.find_leaf(entry.leaf_hash) == 0
+        assert moved > 3
+        moved = 0
+        await append(storage, [candidate(b"%d" % number, digest) for number in range(100, 108)], Extender())
+        assert await storage.find_term(digest, first_index=0, end_index=17, count_max=9) == [0, *range(9, 17)]
+        assert moved > 3
+
+
+async def test_a_full_disk_keeps_look_ups_from_being_moved_and_nothing_else(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten_runs(monkeypatch)
+    monkeypatch.setattr(lookups, "_MOVED_WHEN_IDLE", 1_000)
+    async with opened(path) as storage:
+        entries = candidates(*(b"%d" % number for number in range(1_000)))
+        await append(storage, entries, Extender())
+        await storage._writer.execute("pragma max_page_count = 1")  # no more than there are
+        with pytest.raises(StorageError, match="full") as caught:
+            await storage.tidy()
+        assert not isinstance(caught.value, UnknownOutcomeError)
+        assert await storage.find_leaf(entries[5].leaf_hash) == 5
+        await storage._writer.execute("pragma max_page_count = 10000")
+        while await storage.tidy():
+            pass
+        assert await append(storage, entries, Extender()) == [Placed(index, True) for index in range(1_000)]
 
 
 @pytest.fixture
@@ -276,7 +366,7 @@ async def test_what_a_crash_left_is_not_recovered_under_the_eyes_of_another_proc
     assert await reader.stdout.readline() == b"reads\n"
     monkeypatch.setattr(treehead.sqlite, "READERS_WAIT_MS", 100)
     with pytest.raises(
-        StorageError, match=r"was not closed in order, and for 100 ms another process has been reading it"
+        StorageError, match=r"still has a write-ahead log, and for 100 ms another process has been reading it"
     ):
         await SqliteStorage.open(crashed)
     monkeypatch.undo()

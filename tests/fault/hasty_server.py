@@ -8,7 +8,12 @@ from treehead_logserver import cli
 from treehead_logserver.config import Limits
 from treehead_logserver.storage import lookups, sqlite
 
-SMALLER = ((lookups, "RUN_PAIRS_MAX", 64), (sqlite, "WAL_PAGES_MAX", 150))
+SMALLER = (
+    (lookups, "RUN_PAIRS_MAX", 64),
+    (lookups, "_MOVED_WHEN_IDLE", 7),
+    (lookups, "_DROPPED_AT_ONCE", 3),
+    (sqlite, "WAL_PAGES_MAX", 150),
+)
 IDLE_MS = 2
 
 

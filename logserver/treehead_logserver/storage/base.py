@@ -124,7 +124,7 @@ class Sequencing(Protocol):
         The log calls this in idle moments, again and again. A call may take tens of ms.
 
         Raises:
-            StorageError: it could not be done, which harms nothing yet.
+            StorageError: it could not be done, which harms nothing yet: the disk is full, for one.
             UnknownOutcomeError: a commit failed; see the module.
         """
 

@@ -33,7 +33,8 @@ create table recent (number integer primary key, pairs blob not null);
 
 RUN_PAIRS_MAX = 327_680
 """How many pairs a run takes until it is moved. There are about as many in memory, of some 110 bytes each, for one run
-is dropped as the next one grows. More would make fewer pages be written when there are tens of millions of pairs."""
+is dropped as the next one grows; half as many more after a start. With tens of millions of pairs in the table, longer
+runs would make fewer pages be written."""
 
 _BUCKET_BITS = 8
 _MOVED_BESIDES = 8
@@ -100,7 +101,9 @@ def insert_pairs(connection: sqlite3.Connection, insert: str, rows: Sequence[tup
 class Lookups:
     """The index of one database, as its one writer keeps it.
 
-    `find_recent` may be called from any thread, at any time; everything else from the writer's only.
+    `find_recent` and `find_recent_of` may be called from any thread, at any time; everything else from the writer's
+    only. Who searches here and in the table has to search here first: what is moved is in the table before it is gone
+    from here.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -118,7 +121,7 @@ class Lookups:
         for number, pairs in connection.execute("select number, pairs from recent order by number"):
             if self._next_number == 0:
                 self._next_dropped = number
-            self._growing.add(_parse_pairs(number, pairs))
+            self._growing.add(parse_pairs(number, pairs))
             self._next_number = number + 1
         self._move_if_full()
 
@@ -128,10 +131,7 @@ class Lookups:
         return self._moving is not None or self._next_dropped < self._moved_end
 
     def find_recent(self, key: int, *, first_index: int = 0, count_max: int = sys.maxsize) -> list[int]:
-        """The smallest indices, from `first_index` on, that are found by a key and may not be in the table yet.
-
-        Who searches both has to look here first: what is moved is in the table before it is gone from here.
-        """
+        """The smallest indices, from `first_index` on, that are found by a key and may not be in the table yet."""
         found: list[int] = []
         for run in self._runs():
             found += run.find(key, first_index, count_max - len(found))
@@ -147,7 +147,7 @@ class Lookups:
 
     def _runs(self) -> Sequence[_Run]:
         """The earlier one first."""
-        growing, moving = self._growing, self._moving  # in this order: see `committed`
+        growing, moving = self._growing, self._moving  # in this order: see `_move_if_full`
         return (growing,) if moving is None or moving is growing else (moving, growing)
 
     def insert(self, connection: sqlite3.Connection, pairs: Sequence[Pair]) -> None:
@@ -201,7 +201,7 @@ class Lookups:
 
 
 class _Run:
-    """Pairs in memory, in buckets by the highest bits of the key, so that no more than a bucket is sorted at a time."""
+    """Pairs in memory, in buckets by the highest bits of the key: at a time one bucket is sorted, moved and dropped."""
 
     __slots__ = ("_buckets", "_dropped_end", "_more", "pairs")
 
@@ -230,7 +230,7 @@ class _Run:
         if index is None:
             return []
         found = [index] if index >= first_index else []
-        more = self._more.get(key)
+        more = self._more.get(key)  # if it is gone since, all of them are in the table
         if more is not None:
             at = bisect_left(more, first_index)
             found += more[at : at + count_max]
@@ -246,9 +246,11 @@ class _Run:
                     yield key, index
 
     def drop_before(self, key: int) -> None:
-        """Let go of the buckets before that of a key; they may have been in use by another thread, and stay so."""
+        """Let go of the buckets before that of a key. A thread that has one of them in its hands may go on with it."""
         end = key >> 64 - _BUCKET_BITS
         for number in range(self._dropped_end, end):
+            for key in self._more.keys() & self._buckets[number].keys():
+                del self._more[key]
             self._buckets[number] = {}
         self._dropped_end = max(self._dropped_end, end)
 
@@ -257,7 +259,12 @@ def _format_pairs(pairs: Sequence[Pair]) -> bytes:
     return struct.pack(f">{2 * len(pairs)}q", *chain.from_iterable(pairs))
 
 
-def _parse_pairs(number: int, data: object) -> Iterator[Pair]:
+def parse_pairs(number: int, data: object) -> Iterator[Pair]:
+    """The pairs of a row of `recent`.
+
+    Raises:
+        StorageError: it is not made of whole pairs.
+    """
     if not isinstance(data, bytes) or len(data) % _PAIR_BYTES:
         raise StorageError(f"row {number} of the table recent is damaged: it is not made of whole pairs")
     return struct.iter_unpack(">qq", data)

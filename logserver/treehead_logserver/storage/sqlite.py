@@ -117,18 +117,10 @@ class SqliteStorage:
         return await self._run(self._writer, _read_state)
 
     async def append(self, candidates: Sequence[Candidate], extend: Extend, settle: Settle) -> Sequence[Placed]:
-        try:
-            return await self._run(self._writer, self._append, candidates, extend, settle)
-        except UnknownOutcomeError:
-            self._broken = True
-            raise
+        return await self._run(self._writer, self._write, self._append, candidates, extend, settle)
 
     async def tidy(self) -> bool:
-        try:
-            return await self._run(self._writer, self._tidy)
-        except UnknownOutcomeError:
-            self._broken = True
-            raise
+        return await self._run(self._writer, self._write, self._tidy)
 
     async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:
         return self._ask(_read_tiles, tiles)
@@ -182,6 +174,21 @@ class SqliteStorage:
 
     # --- what runs on the writer's thread ----------------------------------------------------------------------------
 
+    def _write(
+        self,
+        connection: sqlite3.Connection,
+        function: Callable[Concatenate[sqlite3.Connection, _P], _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _T:
+        """Call a function; after an unknown outcome nothing else is called, whether or not anybody still waits."""
+        self._refuse_if_broken()  # it may have broken since the call was made
+        try:
+            return function(connection, *args, **kwargs)
+        except UnknownOutcomeError:
+            self._broken = True
+            raise
+
     def _append(
         self, connection: sqlite3.Connection, candidates: Sequence[Candidate], extend: Extend, settle: Settle
     ) -> Sequence[Placed]:
@@ -196,7 +203,10 @@ class SqliteStorage:
         except BaseException:
             _roll_back(connection)
             raise
-        _commit(connection)
+        try:
+            connection.execute("commit")
+        except sqlite3.Error as exc:
+            raise UnknownOutcomeError(f"the commit failed ({exc}), and its outcome is unknown") from exc
         self._lookups.committed(pairs)
         try:
             settle(extension.state)
@@ -211,10 +221,16 @@ class SqliteStorage:
         connection.execute("begin immediate")
         try:
             self._lookups.move(connection)
+            connection.execute("commit")
+        except sqlite3.Error as exc:
+            _roll_back(connection)
+            # On a full disk the commit could not even be written, and a log that adds nothing can go on being read.
+            if exc.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise UnknownOutcomeError(f"moving look-ups failed ({exc}), and its outcome is unknown") from exc
+            raise
         except BaseException:
             _roll_back(connection)
             raise
-        _commit(connection)
         self._lookups.moved()
         return True
 
@@ -286,13 +302,6 @@ def _prepare_writer(connection: sqlite3.Connection) -> None:
 
 def _move_wal(connection: sqlite3.Connection) -> None:
     connection.execute("pragma wal_checkpoint(passive)").fetchall()
-
-
-def _commit(connection: sqlite3.Connection) -> None:
-    try:
-        connection.execute("commit")
-    except sqlite3.Error as exc:
-        raise UnknownOutcomeError(f"the commit failed ({exc}), and its outcome is unknown") from exc
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

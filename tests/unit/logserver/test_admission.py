@@ -175,17 +175,23 @@ async def test_what_is_too_large_for_an_entry_is_refused_and_not_even_asked_abou
     assert isinstance(refused, TooLargeError)
 
 
-async def test_a_defect_of_a_checker_leaves_nobody_waiting_and_no_place_taken() -> None:
+async def test_a_defect_of_a_checker_leaves_nobody_waiting_and_no_place_taken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     checker = Held()
     desk = held_by(checker)
     call = asyncio.create_task(desk.admit([b"leaf"]))
     answer = await checker.asked.get()
     (working,) = desk._working
+    waiting = asyncio.create_task(desk.admit([b"other"]))
+    await asyncio.sleep(0)
     answer.set_exception(ZeroDivisionError("a defect"))
     with pytest.raises(UnavailableError, match="try again"):
         await call
-    with pytest.raises(ZeroDivisionError):
-        await working
+    (await checker.asked.get()).set_result(None)
+    assert await waiting == [Candidate(b"other", b"other")]
+    await working
+    assert "ZeroDivisionError: a defect" in caplog.text
     assert desk._backlog._entries == 0
     assert len(desk._free) == 1
 
@@ -193,7 +199,12 @@ async def test_a_defect_of_a_checker_leaves_nobody_waiting_and_no_place_taken() 
 async def test_what_is_no_entry_is_asked_about_many_at_a_time() -> None:
     checker = Held()
     desk = held_by(checker, Limits(checkers=1, admission_entries_max=1))
-    for leaves, asked in (([b"other bytes"] * 32, 1), ([b"other bytes"] * 33, 2), ([b"{", b"{", b"other"], 3)):
+    for leaves, asked in (
+        ([b"other bytes"] * 32, 1),
+        ([b"other bytes"] * 33, 2),
+        ([b"{", b"{", b"other"], 3),
+        ([bytes(65_535)] * 3, 3),
+    ):
         call = asyncio.create_task(desk.admit(leaves))
         for _ in range(asked):
             (await checker.asked.get()).set_result(None)

@@ -174,11 +174,13 @@ class Untidy(Valve):
         self.let_through(9)
         self.tidied = asyncio.Semaphore(0)
         self.error: StorageError | None = None
+        self.raised = asyncio.Event()
 
     async def tidy(self) -> bool:
         await asyncio.sleep(0)
         self.tidied.release()
         if self.error is not None:
+            self.raised.set()
             raise self.error
         return True
 
@@ -197,7 +199,7 @@ async def test_an_idle_log_tidies_for_as_long_as_there_is_something_and_nobody_w
                 await storage.tidied.acquire()
             assert await log.submit(b"%d" % number) == [Placed(number, False)]
         storage.error = StorageError("the disk is full")
-        await storage.tidied.acquire()
+        await storage.raised.wait()
         assert await log.submit(b"a") == [Placed(3, False)], "to tidy can wait"
         storage.error = UnknownOutcomeError("the commit failed")
         with pytest.raises(UnknownOutcomeError):
