@@ -3,7 +3,8 @@
 What is measured, and from where to where, is said in `bench.log_size`; this is the same at ten million. To fill such
 a log takes minutes and some 5 GB: give `--logs DIR` to keep it. A row that compares is the median of each round's
 multiple of the cost at ten million over that at a million. Loads are warmed up for long, because after a start with a
-cold cache the look-up index of the large log has to be read from the disk first.
+cold cache the look-up index of the large log has to be read from the disk first, and measured long enough to see a run
+of look-ups being moved.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _rows(large: Sequence[Round], reference: Sequence[Round]) -> tuple[Row, ...]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program."""
-    parser = options_of("bench.large", about=__doc__, rounds=3, seconds=2, warm_up_s=10)
+    parser = options_of("bench.large", about=__doc__, rounds=3, seconds=6, warm_up_s=10)
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="other sizes, for the plot")
     parser.add_argument("--reference", type=int, default=REFERENCE, help="the size to compare with")
     parser.add_argument("--large", type=int, default=LARGE, help="the size in question")

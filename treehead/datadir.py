@@ -92,12 +92,17 @@ def read_key(directory: KeyDirectory, *, vkey: VerifierKey, passphrase: bytes | 
     return key
 
 
+class InUseError(StorageError):
+    """Another process holds the directory."""
+
+
 @contextlib.contextmanager
 def locked(directory: KeyDirectory) -> Iterator[None]:
     """Hold the directory for this process; the operating system lets go of it when the process ends, however it does.
 
     Raises:
-        StorageError: another process holds it.
+        InUseError: another process holds it.
+        StorageError: it cannot be held.
     """
     try:
         descriptor = os.open(directory.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -107,7 +112,7 @@ def locked(directory: KeyDirectory) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
-            raise StorageError(
+            raise InUseError(
                 f"{directory.path} is in use by another process, and a {directory.holds} has one: stop that first"
             ) from exc
         yield

@@ -24,7 +24,7 @@ from treehead.files import rewrite
 
 READERS_WAIT_MS = 5_000
 READERS_POLL_MS = 50
-"""How long a start after a crash waits for who reads the database, and how often it looks."""
+"""How long a start that finds a write-ahead log waits for who reads the database, and how often it looks."""
 
 _SHARED_LOCK_FIRST = 0x40000002
 _SHARED_LOCK_BYTES = 510
@@ -115,6 +115,8 @@ def connect(path: Path, schema: Schema, *, is_writer: bool, cache_kibibytes: int
 def _settle_wal(path: Path) -> None:
     """Have on the disk what SQLite is about to recover from the write-ahead log that a crash has left.
 
+    A log that ended in order while another process was reading has left one as well, and cannot be told from these.
+
     A process that was killed between writing and syncing leaves a commit in the cache of the operating system, and one
     whose sync failed may leave it there alone. SQLite recovers it all the same. If it were shown, and the power failed
     then, it would be gone, with all that was committed after it.
@@ -133,7 +135,7 @@ def _settle_wal(path: Path) -> None:
             rewrite(wal)
     except BlockingIOError as exc:
         raise StorageError(
-            f"{path} was not closed in order, and for {READERS_WAIT_MS} ms another process has been reading it "
+            f"{path} still has a write-ahead log, and for {READERS_WAIT_MS} ms another process has been reading it "
             "(a backup, perhaps): wait for that one, or end it, and start again"
         ) from exc
     except OSError as exc:

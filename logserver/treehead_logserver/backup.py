@@ -4,8 +4,8 @@ The copy is of one moment: a read transaction is held open meanwhile, so commits
 it begin anew. The log does not wait for it, but its write-ahead log grows until the copy is made. Nothing of the log's
 own is written.
 
-To restore: stop the log, put the copy in the place of `log.sqlite`, remove what is left of `log.sqlite-wal` and
-`log.sqlite-shm`, start the log. If it has signed a larger tree since, it refuses to: see `recover`.
+To restore: stop the log, move `log.sqlite`, `log.sqlite-wal` and `log.sqlite-shm` away together, put the copy in the
+place of the first, start the log. If it has signed a larger tree since, it refuses to: see `recover`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def back_up(database: Path, to: Path, *, vkey: VerifierKey, progress: Progress) 
         UsageError: the file exists, or its folder does not.
         StorageError: something cannot be read or written, or the copy is not in order.
 
-    Whatever is raised, a signal's exception as well, nothing is left behind.
+    Whatever is raised, a signal's exception as well, nothing is left behind. A file that was there is never replaced.
     """
     _refuse_existing(to)
     if not to.parent.is_dir():
@@ -77,7 +77,7 @@ def _refuse_existing(path: Path) -> None:
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
     """A file beside `path`, which gets that name, durably, at the end of the context, or else is removed."""
-    temporary = path.with_name(f".treehead-{os.urandom(_RANDOM_BYTES).hex()}")
+    temporary = path.with_name(f".treehead-{path.name}-{os.urandom(_RANDOM_BYTES).hex()}")
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -85,13 +85,24 @@ def _new_file(path: Path) -> Iterator[Path]:
             sync_data(descriptor)
         finally:
             os.close(descriptor)
-        _refuse_existing(path)
-        temporary.rename(path)
-        sync_directory(path.parent)
+        _give_name(temporary, path)
     except OSError as exc:
         raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _give_name(temporary: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(temporary)  # unlike a rename, never in the place of a file that has come to be meanwhile
+    except FileExistsError:
+        _refuse_existing(path)
+        raise
+    try:
+        sync_directory(path.parent)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _copy(source: Snapshot, temporary: Path, to: Path, progress: Progress) -> None:

@@ -54,9 +54,9 @@ exit codes:
 
 _RESTORING = """\
 to restore:
-  stop the log, put the copy in the place of DIR/log.sqlite, remove DIR/log.sqlite-wal and DIR/log.sqlite-shm if they
-  are there, and start the log. If it has signed a larger tree since the copy was made, it refuses to start, because it
-  would contradict itself; treehead-log recover says what to do then.
+  stop the log, move DIR/log.sqlite, DIR/log.sqlite-wal and DIR/log.sqlite-shm away together, put the copy in the place
+  of the first, and start the log. If it has signed a larger tree since the copy was made, it refuses to start, because
+  it would contradict itself; treehead-log recover says what to do then, and may need what was moved away.
 """
 
 GRPC_DEFAULT = "127.0.0.1:8461"
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except OSError as exc:
         if exc.filename is not None:  # a folder above it cannot be searched, or the like
-            print(f"treehead-log: cannot look at {exc.filename}: {exc.strerror}", file=sys.stderr)
+            print(f"treehead-log: cannot look at {printable(str(exc.filename))}: {exc.strerror}", file=sys.stderr)
             return EXIT_FAILED
         # Files and peers have errors of their own: what is left is stdout, where the rest of the result goes no more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -194,8 +194,9 @@ def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser], dat
         "recover",
         parents=[data],
         help="say why a log must not be started, and what can be done",
-        description="Explains, and never guesses. Writes nothing but a high-water mark where there is none, and that "
-        "only with --newest and if the database has grown out of that checkpoint.",
+        description="Explains, and never guesses. Writes nothing but the high-water mark, and that only with "
+        "--newest: anew where there is none, if the database has grown out of that checkpoint; and up to that "
+        "checkpoint, if the database lacks its entries, so that the log cannot be started by mistake.",
         epilog=_RECOVER_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -280,6 +281,7 @@ def _stats(options: argparse.Namespace) -> None:
     from treehead_logserver.progress import progress_shown
     from treehead_logserver.stats import format_stats, format_stats_json, read_stats
 
+    _end_when_told()
     directory, vkey = _log(options)
     with progress_shown() as progress:
         stats = read_stats(directory, vkey=vkey, quick=options.quick, progress=progress)
@@ -292,6 +294,7 @@ def _stats(options: argparse.Namespace) -> None:
 def _recover(options: argparse.Namespace) -> int:
     from treehead_logserver.recover import explain, format_explanation
 
+    _end_when_told()
     directory, vkey = _log(options)
     explanation = explain(directory, vkey=vkey, newest=options.newest)
     print(format_explanation(explanation), end="")

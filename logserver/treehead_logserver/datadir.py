@@ -106,5 +106,6 @@ def _fill(
     undo.callback(directory.mark.unlink)
     vkey = key.verifier_key(name=origin, key_type=NoteKeyType.ED25519)
     # Last, and whole or not at all: with this file the directory holds a log.
+    undo.callback(directory.vkey.unlink, missing_ok=True)
     write_vkey(directory, vkey)
     return vkey

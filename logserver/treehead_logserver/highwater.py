@@ -106,7 +106,8 @@ def _newest(path: Path, *, vkey: VerifierKey) -> tuple[int, Checkpoint]:
     noted: list[tuple[int, Checkpoint]] = []
     for slot in range(SLOTS):
         note = data[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES].rstrip(b"\0")
-        # A slot that does not verify was being written when the power failed, and what it was to hold was never shown.
+        # A slot that does not verify was being written when the power failed, and then what it was to hold was never
+        # shown; or it has been damaged since, and the mark is one commit behind. That cannot be told, but by fsck.
         with contextlib.suppress(MalformedError, SignatureError):
             noted.append((slot, open_checkpoint(note, key=vkey)))
     if not noted:

@@ -1,29 +1,32 @@
 """What to do about a log that will not start: says what there is, what it means, and what can be done. Guesses nothing.
 
 A database may be older than what its log has signed. To go on from it would sign a second tree over the same indices,
-and everybody who holds a proof from the first could show that the log lied; so nothing here makes such a log go on. The
-one thing that is ever written is a high-water mark where there is none that can be read, and only once the operator has
-brought a checkpoint by the log that the database's tree contains.
+and everybody who holds a proof from the first could show that the log lied; so nothing here makes such a log go on. All
+that is ever written is the high-water mark, and only once the operator has brought a checkpoint by the log. Where there
+is none that can be read it is written anew, if the database's tree contains that checkpoint's. Where there is one, and
+the checkpoint is of more than the database has, it is raised to it: then the log, too, knows better than to start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from treehead.checkpoint import Checkpoint, open_checkpoint
+from treehead.checkpoint import Checkpoint, verify_checkpoint
 from treehead.datadir import locked
 from treehead.display import printable
 from treehead.encoding import format_base64
 from treehead.errors import StorageError, TooLargeError, TreeheadError, UsageError
 from treehead.files import read_limited, sync_data
 from treehead.keys import VerifierKey
+from treehead.note import Note, format_note, parse_note
 from treehead.tile import RightEdge
 from treehead.tlogproof import PROOF_BYTES_MAX, PROOF_SUFFIX, parse_proof
 from treehead_logserver.datadir import DataDirectory
-from treehead_logserver.highwater import SLOT_BYTES, SLOTS, create_mark, read_mark
+from treehead_logserver.highwater import SLOT_BYTES, SLOTS, HighWaterMark, create_mark, read_mark
 from treehead_logserver.recovery import RolledBackError
 from treehead_logserver.snapshot import Snapshot, UnreadableError, opened, wal_of
 
@@ -41,10 +44,14 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
-    """A checkpoint that the log has signed, and what it stands in."""
+    """A checkpoint that the log has signed, and what it stands in; `note` is it with the log's own signature only.
+
+    The mark's needs no note.
+    """
 
     where: str
     checkpoint: Checkpoint
+    note: bytes = b""
 
 
 def explain(directory: DataDirectory, *, vkey: VerifierKey, newest: Path | None) -> Explanation:
@@ -72,7 +79,7 @@ def explain(directory: DataDirectory, *, vkey: VerifierKey, newest: Path | None)
                 told.insert(
                     1, f"database {directory.database}: {_entries(edge.size)}, root {format_base64(edge.root())}"
                 )
-                is_well, advice = _judge(snapshot, edge, directory, promises, has_mark=mark is not None)
+                is_well, advice = _judge(snapshot, edge, directory, vkey, mark=mark, brought=brought)
         except UnreadableError as exc:
             told.insert(1, f"database: {exc}")
             is_well, advice = False, _without_database(promises)
@@ -91,8 +98,11 @@ def format_explanation(explanation: Explanation) -> str:
 def _read_promise(path: Path, vkey: VerifierKey) -> Promise:
     try:
         data = read_limited(path, bytes_max=PROOF_BYTES_MAX, what="checkpoint")
-        note = parse_proof(data).checkpoint if data.startswith(_PROOF_BEGIN) else data
-        return Promise(where=f"checkpoint {path}", checkpoint=open_checkpoint(note, key=vkey))
+        note = parse_note(parse_proof(data).checkpoint if data.startswith(_PROOF_BEGIN) else data)
+        checkpoint = verify_checkpoint(note, key=vkey)
+        signatures = tuple(signature for signature in note.signatures if signature == note.by(vkey))
+        own = format_note(Note(text=note.text, signatures=signatures))
+        return Promise(where=f"checkpoint {path}", checkpoint=checkpoint, note=own)
     except UsageError as exc:
         raise UsageError(f"--newest: {exc}") from exc
     except TreeheadError as exc:
@@ -128,11 +138,19 @@ def _entries(count: int) -> str:
 
 
 def _judge(
-    snapshot: Snapshot, edge: RightEdge, directory: DataDirectory, promises: Sequence[Promise], *, has_mark: bool
+    snapshot: Snapshot,
+    edge: RightEdge,
+    directory: DataDirectory,
+    vkey: VerifierKey,
+    *,
+    mark: Promise | None,
+    brought: Promise | None,
 ) -> tuple[bool, list[str]]:
-    """Whether the log can be started, and the advice; writes the mark if there is none and it is proven what it is."""
+    """Whether the log can be started, and the advice; writes or raises the mark, where that is proven to be right."""
     missing: list[Promise] = []
-    for promise in promises:
+    for promise in (mark, brought):
+        if promise is None:
+            continue
         try:
             snapshot.check_mark(edge, promise.checkpoint)
         except RolledBackError:
@@ -140,12 +158,15 @@ def _judge(
         except StorageError as exc:
             return False, _other_tree(exc, directory, promise)
     if missing:
-        return False, _rolled_back(edge.size, max(missing, key=lambda promise: promise.checkpoint.size))
-    if has_mark:
+        advice = _rolled_back(edge.size, max(missing, key=lambda promise: promise.checkpoint.size))
+        if brought in missing and mark is not None and brought.checkpoint.size > mark.checkpoint.size:
+            advice.append(_raise_mark(directory, vkey, brought))
+        return False, advice
+    if mark is not None:
         return True, [
             "All is well: the database holds everything that the log is known to have signed, and it can be started."
         ]
-    if not promises:
+    if brought is None:
         return False, _without_mark(directory)
     _sync(directory)
     kept = _write_mark(directory, snapshot.read_state().checkpoint)
@@ -153,6 +174,15 @@ def _judge(
         f"The database's tree contains that checkpoint's, so the high-water mark was written anew, with "
         f"{_entries(edge.size)}{kept}. The log can be started."
     ]
+
+
+def _raise_mark(directory: DataDirectory, vkey: VerifierKey, brought: Promise) -> str:
+    with contextlib.closing(HighWaterMark.open(directory.mark, vkey=vkey)) as mark:
+        mark.raise_to(brought.checkpoint.size, brought.note)
+    return (
+        "The high-water mark knew nothing of that checkpoint, and was raised to it: from now on the log refuses to "
+        "start, until the database has what is missing."
+    )
 
 
 def _sync(directory: DataDirectory) -> None:
@@ -175,6 +205,8 @@ def _sync(directory: DataDirectory) -> None:
 def _write_mark(directory: DataDirectory, checkpoint: bytes) -> str:
     """Write the mark; one that was damaged is kept under another name, which is returned in words."""
     kept = directory.mark.with_name(f"{directory.mark.name}.damaged")
+    if kept.exists():
+        raise StorageError(f"{kept} is there from an earlier time: move it away, and run this again")
     try:
         directory.mark.rename(kept)
     except FileNotFoundError:
@@ -211,8 +243,8 @@ def _put_back(size: int) -> list[str]:
         f"1. Look for the newest copy of log.sqlite{enough}: where treehead-log backup wrote it; where this one was "
         "moved from (a file log.sqlite-wal beside it belongs to it, and holds its newest entries); in an image of the "
         "disk.",
-        "2. Put it in the place of this one. Remove log.sqlite-wal and log.sqlite-shm before, unless they belong to "
-        "the copy. Then run this command again.",
+        "2. Move log.sqlite, log.sqlite-wal and log.sqlite-shm away together, and keep them. Put the copy in their "
+        "place, with what belongs to it. Then run this command again.",
     ]
 
 
@@ -249,8 +281,8 @@ def _without_mark(directory: DataDirectory) -> list[str]:
         "What can be done:",
         f"1. If the directory was moved and the file {directory.mark.name} has stayed behind, put it back.",
         "2. If it is lost, others have to say how far the log has come. Ask every monitor that follows it for the "
-        "newest checkpoint that it holds (treehead-monitor status shows the size), and those who publish in it. A "
-        f"checkpoint is a signed note, as GetCheckpoint gives it; a FILE{PROOF_SUFFIX} has one in it, and will do.",
+        "newest checkpoint that it holds (treehead-monitor status --json has it as checkpoint), and those who publish "
+        f"in it for their newest FILE{PROOF_SUFFIX}, which has one in it.",
         f"3. Run treehead-log recover --data {directory.path} --newest FILE with the largest of them. If the database "
         "has that tree, or has grown out of it, the mark is written anew. It will be no better than that checkpoint: "
         "what the log has signed after it, nobody here can know.",

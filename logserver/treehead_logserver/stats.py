@@ -1,13 +1,12 @@
 """How large a log is and where its bytes are, read from its directory: whether it runs or not.
 
-It is in nobody's way, but for a start after a crash, which waits until nobody reads.
+It is in nobody's way, but for a start of a log that stopped meanwhile, which waits until nobody reads.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
@@ -19,6 +18,7 @@ from treehead_logserver.datadir import DataDirectory
 from treehead_logserver.highwater import read_mark
 from treehead_logserver.progress import Progress
 from treehead_logserver.snapshot import READ_ERRORS, Snapshot, look_at, wal_of
+from treehead_logserver.storage.lookups import parse_pairs
 
 TABLES = ("entries", "tiles", "lookups", "recent", "tree")
 
@@ -85,8 +85,8 @@ def read_stats(directory: DataDirectory, *, vkey: VerifierKey, quick: bool, prog
 
 def _read(snapshot: Snapshot, directory: DataDirectory, vkey: VerifierKey, counting: Progress | None) -> Stats:
     connection = snapshot.connection
-    checkpoint = snapshot.read_checkpoint(vkey=vkey)
     try:
+        checkpoint = snapshot.read_checkpoint(vkey=vkey)
         size = snapshot.read_state().size
         rows = _read_rows(connection)
         pages, free_pages, page_bytes = (
@@ -112,7 +112,7 @@ def _read(snapshot: Snapshot, directory: DataDirectory, vkey: VerifierKey, count
             schema_version=_number(connection, "pragma user_version"),
             sqlite_version=sqlite3.sqlite_version,
         )
-    except (*READ_ERRORS, struct.error) as exc:
+    except (StorageError, *READ_ERRORS) as exc:
         raise StorageError(f"cannot read the database {snapshot.path}: {exc}") from exc
 
 
@@ -149,7 +149,9 @@ def _read_table_bytes(connection: sqlite3.Connection, used_bytes: int, page_byte
     select = "select coalesce(sum(pgsize), 0) from dbstat where name = ? and aggregate = 1"
     try:
         others = {name: connection.execute(select, (name,)).fetchone()[0] for name in (*TABLES[1:], "sqlite_schema")}
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as exc:
+        if "no such table: dbstat" not in str(exc):
+            raise
         return {}  # an SQLite without this table
     lock_page = page_bytes if used_bytes > _LOCK_PAGE_BEGIN else 0
     return {
@@ -161,8 +163,8 @@ def _read_table_bytes(connection: sqlite3.Connection, used_bytes: int, page_byte
 def _count_unmoved(connection: sqlite3.Connection) -> int:
     select = "select 1 from lookups where key = ? and leaf_index = ?"
     unmoved = 0
-    for (pairs,) in connection.execute("select pairs from recent"):
-        for pair in struct.iter_unpack(">qq", pairs):
+    for number, pairs in connection.execute("select number, pairs from recent"):
+        for pair in parse_pairs(number, pairs):
             unmoved += connection.execute(select, pair).fetchone() is None
     return unmoved
 

@@ -56,7 +56,10 @@ class EvidenceRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogStatus:
-    """One log; times are milliseconds since 1970. `size`, `root` and `verified_ms` are those of the verified head."""
+    """One log; times are milliseconds since 1970.
+
+    `size`, `root`, `verified_ms` and `checkpoint`, the signed note, are those of the verified head.
+    """
 
     origin: str
     vkey: str
@@ -64,6 +67,7 @@ class LogStatus:
     followed: bool
     size: int | None
     root: bytes | None
+    checkpoint: bytes | None
     verified_ms: int | None
     contact_ms: int | None
     cosigned_at: int | None
@@ -130,6 +134,7 @@ def _read_logs(connection: sqlite3.Connection) -> tuple[LogStatus, ...]:
             followed=bool(followed),
             size=size,
             root=None if note is None else parse_checkpoint(parse_note(note).text).root,
+            checkpoint=note,
             verified_ms=verified_ms,
             contact_ms=contact_ms,
             cosigned_at=cosigned_at,
@@ -242,6 +247,7 @@ def _log_to_json(log: LogStatus) -> dict[str, object]:
         "state": log.state.value,
         "size": log.size,
         "root": None if log.root is None else format_base64(log.root),
+        "checkpoint": None if log.checkpoint is None else log.checkpoint.decode(),
         "verified_ms": log.verified_ms,
         "contact_ms": log.contact_ms,
         "cosigned_at": log.cosigned_at,

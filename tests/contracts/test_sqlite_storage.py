@@ -74,7 +74,10 @@ def shorten_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(lookups, name, value)
 
 
-async def test_what_is_moved_while_a_reader_looks_is_found(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("first", [True, False])
+async def test_what_is_moved_while_a_reader_looks_is_found(
+    path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
     shorten_runs(monkeypatch)
     digest = sha256_of(b"digest")
     async with opened(path) as storage:
@@ -83,22 +86,26 @@ async def test_what_is_moved_while_a_reader_looks_is_found(path: Path, monkeypat
         moved = 0
 
         def all_is_moved(looked: Look) -> Look:
-            """As if the writer's thread did it, after a look at what is recent and before one at the table."""
+            """As if the writer's thread did it, just before a look at the table or just after."""
 
             @functools.wraps(looked)
             def look(connection: sqlite3.Connection, *args: object) -> object:
-                nonlocal moved
+                found = None if first else looked(connection, *args)
                 if connection is storage._reader:
-                    with contextlib.closing(connect(path, SCHEMA, is_writer=True)) as writer:
-                        while storage._lookups.is_behind:
-                            moved += 1
-                            writer.execute("begin immediate")
-                            storage._lookups.move(writer)
-                            writer.execute("commit")
-                            storage._lookups.moved()
-                return looked(connection, *args)
+                    move()
+                return looked(connection, *args) if first else found
 
             return look
+
+        def move() -> None:
+            nonlocal moved
+            with contextlib.closing(connect(path, SCHEMA, is_writer=True)) as writer:
+                while storage._lookups.is_behind:
+                    moved += 1
+                    writer.execute("begin immediate")
+                    storage._lookups.move(writer)
+                    writer.execute("commit")
+                    storage._lookups.moved()
 
         monkeypatch.setattr(treehead.sqlite, "_settle_wal", lambda path: None)  # that there are two is our doing
         for name in ("find_in_table", "_find_older"):

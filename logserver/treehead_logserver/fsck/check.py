@@ -82,8 +82,7 @@ def check_log(
         findings.add(entries(end, size), f"{be(size - end)} missing", count=size - end)
         tree.add_damaged(range(end, size))
     is_known = tree.is_known and tree.edge.size == size
-    if is_known:
-        _check_claim(claim, tree.edge, findings)
+    is_signed = is_known and _is_signed(claim, tree.edge, findings)
     count += _check_surplus(connection, size, findings)
     tiles = tree.check_surplus(size)
     progress.begin("look-up rows", total=lookups.expected)
@@ -96,7 +95,7 @@ def check_log(
     return Report(
         origin=vkey.name,
         size=claim.size,
-        root=tree.edge.root() if is_known and not tree.damaged else None,
+        root=tree.edge.root() if is_signed and not tree.damaged else None,
         entries=count,
         tiles=tiles,
         lookups=lookups.rows,
@@ -184,7 +183,8 @@ def _read_claim(snapshot: Snapshot, vkey: VerifierKey, findings: Findings) -> Cl
     return Claim(state, checkpoint)
 
 
-def _check_claim(claim: Claim, edge: RightEdge, findings: Findings) -> None:
+def _is_signed(claim: Claim, edge: RightEdge, findings: Findings) -> bool:
+    """Whether the tree that the entries make is not another one than the log has signed."""
     state, checkpoint = claim.state, claim.checkpoint
     hashes = () if state is None else state.compact_range
     if checkpoint is not None and edge.root() != checkpoint.root:
@@ -192,10 +192,11 @@ def _check_claim(claim: Claim, edge: RightEdge, findings: Findings) -> None:
             # The tree state is what was signed, so it is the entries that are not.
             for begin, end in _differing(edge, hashes):
                 findings.add(entries(begin, end), "do not hash to what the tree state has for them")
-            return
+            return False
         findings.add("checkpoint", f"signs another tree of size {checkpoint.size} than the entries make")
     if state is not None and hashes != edge.compact_range():
         findings.add("tree state", "has other hashes than the entries make")
+    return checkpoint is None or edge.root() == checkpoint.root
 
 
 def _differing(edge: RightEdge, hashes: Sequence[bytes]) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from treehead.datadir import locked
+from treehead.datadir import InUseError, locked
 from treehead.errors import StorageError, UsageError
 from treehead.keys import VerifierKey
 from treehead_logserver.datadir import DataDirectory
@@ -26,7 +26,7 @@ def check_directory(directory: DataDirectory, *, vkey: VerifierKey, progress: Pr
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(directory))
-        except StorageError as exc:
+        except InUseError as exc:
             raise StorageError(f"{exc}, or make a copy with treehead-log backup and check that with --file") from exc
         snapshot = stack.enter_context(opened(directory.database, at_rest=True))
         findings = Findings()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shutil
 import sqlite3
 import stat
@@ -157,6 +159,34 @@ def test_what_comes_to_be_there_meanwhile_is_not_overwritten(directory: DataDire
         copied(directory, shelf / "copy", Watch(lambda: (shelf / "copy").write_text("precious")))
     assert (shelf / "copy").read_text() == "precious"
     assert [path.name for path in shelf.iterdir()] == ["copy"]
+
+
+def test_what_comes_to_be_there_at_the_last_moment_is_not_overwritten(
+    directory: DataDirectory, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Path.hardlink_to
+
+    def hardlink_to(path: Path, target: Path) -> None:
+        path.write_text("precious")
+        link(path, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", hardlink_to)
+    with pytest.raises(UsageError, match="exists already"):
+        copied(directory, shelf / "copy")
+    assert (shelf / "copy").read_text() == "precious"
+    assert [path.name for path in shelf.iterdir()] == ["copy"]
+
+
+def test_a_copy_whose_name_cannot_be_synced_is_none(
+    directory: DataDirectory, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(backup, "sync_directory", fail)
+    with pytest.raises(StorageError, match=f"cannot write {shelf / 'copy'}: Input/output error"):
+        copied(directory, shelf / "copy")
+    assert list(shelf.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_is_named(directory: DataDirectory, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
 from tests.contracts.test_sqlite_storage import files_no_larger_than
+from treehead import files
 from treehead.datadir import locked, read_key, read_vkey
 from treehead.errors import StorageError, UsageError
 from treehead.keyfile import create_private_key
@@ -118,6 +121,19 @@ def test_an_init_that_fails_at_its_last_step_leaves_no_log(
     with pytest.raises(StorageError, match="cannot write"):
         create_log(directory, origin=ORIGIN, passphrase=None)
     assert not {"key.pem", "log.sqlite", "vkey"} & set(contents(directory.path))
+
+
+def test_an_init_whose_last_sync_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = DataDirectory(path=tmp_path / "log")
+
+    def fail(path: Path) -> None:
+        if directory.vkey.exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(files, "sync_directory", fail)
+    with pytest.raises(StorageError, match=f"cannot write {directory.vkey}: Input/output error"):
+        create_log(directory, origin=ORIGIN, passphrase=None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:

@@ -229,6 +229,13 @@ def test_what_follows_from_one_damage_is_not_told_as_others(
     assert (report.entries, report.tiles) == (SIZE, 2)
 
 
+@pytest.mark.parametrize("index", [17, 699])
+def test_the_root_of_a_damaged_tree_is_not_told(directory: DataDirectory, index: int) -> None:
+    assert fsck(directory).root is not None
+    in_row("entries", "leaf", f"leaf_index = {index}", 3)(directory)
+    assert fsck(directory).root is None
+
+
 # --- rows that are missing, too many, or elsewhere -------------------------------------------------------------------
 
 

@@ -15,7 +15,8 @@ from tests.unit.logserver.parts import parts, random_leaves
 from treehead.checkpoint import Checkpoint, sign_checkpoint
 from treehead.datadir import locked
 from treehead.errors import StorageError, UsageError
-from treehead.keys import PrivateKey
+from treehead.keys import PrivateKey, Scheme
+from treehead.note import Note, format_note, parse_note, sign_text
 from treehead.tlogproof import TlogProof, format_proof
 from treehead_logserver import recover
 from treehead_logserver.datadir import DataDirectory
@@ -115,12 +116,36 @@ async def test_one_missing_entry_is_one(directory: DataDirectory) -> None:
 
 
 async def test_a_checkpoint_beyond_the_database_is_a_promise_as_the_mark_is(directory: DataDirectory) -> None:
-    explanation = explained(directory, written(directory, signed(310)))
+    await rolled_back(directory, 305)
+    explanation = explained(directory, written(directory, signed(302)))
+    assert "Entries 300 to 304 are missing" in advice(explanation)
+    explanation = explained(directory, written(directory, signed(310)), changes=True)
     assert not explanation.is_well
     assert "Entries 300 to 309 are missing" in advice(explanation)
-    await rolled_back(directory, 305)
-    assert "Entries 300 to 309 are missing" in advice(explained(directory, written(directory, signed(310))))
-    assert "Entries 300 to 304 are missing" in advice(explained(directory, written(directory, signed(302))))
+
+
+async def test_where_all_was_put_back_a_checkpoint_keeps_the_log_from_starting(directory: DataDirectory) -> None:
+    assert explained(directory).is_well, "for it knows of nothing else"
+    note = parse_note(signed(310))
+    witnesses = [
+        sign_text(note.text, key=PrivateKey.from_seed(scheme=Scheme.ED25519, seed=bytes([number]) * 32), name="w" * 150)
+        for number in range(20)
+    ]
+    cosigned = format_note(Note(text=note.text, signatures=(*witnesses[:9], *note.signatures, *witnesses[9:])))
+    assert len(cosigned) > SLOT_BYTES
+    explanation = explained(directory, written(directory, cosigned), changes=True)
+    assert not explanation.is_well
+    assert "The high-water mark knew nothing of that checkpoint, and was raised to it" in advice(explanation)
+    assert read_mark(directory.mark, vkey=LOG_KEY).size == 310
+    explanation = explained(directory)
+    assert not explanation.is_well
+    assert "Entries 300 to 309 are missing" in advice(explanation)
+
+
+def test_a_checkpoint_of_another_tree_does_not_raise_the_mark(directory: DataDirectory) -> None:
+    explanation = explained(directory, written(directory, signed(200, OTHER)))
+    assert not explanation.is_well
+    assert "does not go with the checkpoint" in advice(explanation)
 
 
 def test_without_a_mark_a_checkpoint_beyond_the_database_writes_none(directory: DataDirectory) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 from pathlib import Path
 
@@ -105,10 +106,19 @@ def test_a_log_without_a_mark_has_no_size_of_it(directory: DataDirectory) -> Non
     assert "high-water mark         none\n" in format_stats(stats)
 
 
-@pytest.mark.parametrize("statement", ["delete from tree", "update tree set checkpoint = x'00'", "drop table recent"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "delete from tree",
+        "update tree set checkpoint = x'00'",
+        "drop table recent",
+        "update recent set pairs = 'as many characters as bytes'",
+        "update recent set pairs = x'00'",
+    ],
+)
 def test_what_cannot_be_read_is_said(directory: DataDirectory, statement: str) -> None:
     run_sql(directory.database, statement)
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match=re.escape(str(directory.database))):
         stats_of(directory)
 
 
