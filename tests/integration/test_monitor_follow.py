@@ -19,6 +19,7 @@ from tests.monitors import MonitorProcess, add, leaf, monitor_command, new_monit
 from tests.processes import LogProcess, create_log
 from tests.unit.library.specimens import LOG_KEY, Tree, same_size_evidence
 from tests.unit.monitor.gossiper import signed_head
+from treehead.checkpoint import open_checkpoint
 from treehead.cosignature import verify_cosignature
 from treehead.errors import UndecidedError
 from treehead.evidence import format_evidence
@@ -69,6 +70,7 @@ async def test_a_log_is_followed_and_the_view_convinces_a_client(tmp_path: Path,
         status = json.loads(printed.stdout)["logs"][0]
         assert printed.exit_code == 0
         assert (status["origin"], status["size"], status["state"], status["vkey"]) == (ORIGIN, 300, "ok", vkey)
+        assert open_checkpoint(status["checkpoint"].encode(), key=parse_vkey(vkey)).size == 300
         assert await monitor.stop() == 0
     told = await monitor_command("status", "--data", tmp_path / "monitor")
     assert (told.exit_code, told.stdout.splitlines()[0]) == (0, f"log {ORIGIN}: ok")
