@@ -11,6 +11,7 @@ place of the first, start the log. If it has signed a larger tree since, it refu
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from treehead_logserver.progress import Progress
 from treehead_logserver.snapshot import Snapshot, look_at, opened
 
 _PAGES_AT_ONCE = 1_024
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems without hard links, such as those of USB disks, answer to one."""
 _RANDOM_BYTES = 8
 
 
@@ -98,6 +101,11 @@ def _give_name(temporary: Path, path: Path) -> None:
     except FileExistsError:
         _refuse_existing(path)
         raise
+    except OSError as exc:
+        if exc.errno not in _NO_LINKS:
+            raise
+        _refuse_existing(path)
+        temporary.rename(path)
     try:
         sync_directory(path.parent)
     except BaseException:

@@ -195,7 +195,7 @@ def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser], dat
         parents=[data],
         help="say why a log must not be started, and what can be done",
         description="Explains, and never guesses. Writes nothing but the high-water mark, and that only with "
-        "--newest: anew where there is none, if the database has grown out of that checkpoint; and up to that "
+        "--newest: anew where there is none and the database has grown out of that checkpoint; and with that "
         "checkpoint, if the database lacks its entries, so that the log cannot be started by mistake.",
         epilog=_RECOVER_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,8 +3,9 @@
 A database may be older than what its log has signed. To go on from it would sign a second tree over the same indices,
 and everybody who holds a proof from the first could show that the log lied; so nothing here makes such a log go on. All
 that is ever written is the high-water mark, and only once the operator has brought a checkpoint by the log. Where there
-is none that can be read it is written anew, if the database's tree contains that checkpoint's. Where there is one, and
-the checkpoint is of more than the database has, it is raised to it: then the log, too, knows better than to start.
+is none that can be read it is written anew. If the database's tree contains that checkpoint's, the log can be started.
+If the checkpoint is of more than the database has, the mark becomes that checkpoint, whatever it was before: then the
+log, too, knows better than to start.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def format_explanation(explanation: Explanation) -> str:
 def _read_promise(path: Path, vkey: VerifierKey) -> Promise:
     try:
         data = read_limited(path, bytes_max=PROOF_BYTES_MAX, what="checkpoint")
-        note = parse_note(parse_proof(data).checkpoint if data.startswith(_PROOF_BEGIN) else data)
+        # A note that was pasted, or came out of JSON, often has a newline too many.
+        note = parse_note(parse_proof(data).checkpoint if data.startswith(_PROOF_BEGIN) else data.rstrip(b"\n") + b"\n")
         checkpoint = verify_checkpoint(note, key=vkey)
         signatures = tuple(signature for signature in note.signatures if signature == note.by(vkey))
         own = format_note(Note(text=note.text, signatures=signatures))
@@ -159,8 +161,16 @@ def _judge(
             return False, _other_tree(exc, directory, promise)
     if missing:
         advice = _rolled_back(edge.size, max(missing, key=lambda promise: promise.checkpoint.size))
-        if brought in missing and mark is not None and brought.checkpoint.size > mark.checkpoint.size:
-            advice.append(_raise_mark(directory, vkey, brought))
+        if brought in missing and (mark is None or mark.checkpoint.size < brought.checkpoint.size):
+            kept = ""
+            if mark is None:
+                kept = _write_mark(directory, brought.note)
+            else:
+                _raise_mark(directory, vkey, brought)
+            advice.append(
+                f"The high-water mark knew nothing of that checkpoint, and is of it now{kept}: the log refuses to "
+                "start until the database has what is missing."
+            )
         return False, advice
     if mark is not None:
         return True, [
@@ -176,13 +186,9 @@ def _judge(
     ]
 
 
-def _raise_mark(directory: DataDirectory, vkey: VerifierKey, brought: Promise) -> str:
+def _raise_mark(directory: DataDirectory, vkey: VerifierKey, brought: Promise) -> None:
     with contextlib.closing(HighWaterMark.open(directory.mark, vkey=vkey)) as mark:
         mark.raise_to(brought.checkpoint.size, brought.note)
-    return (
-        "The high-water mark knew nothing of that checkpoint, and was raised to it: from now on the log refuses to "
-        "start, until the database has what is missing."
-    )
 
 
 def _sync(directory: DataDirectory) -> None:
@@ -205,7 +211,7 @@ def _sync(directory: DataDirectory) -> None:
 def _write_mark(directory: DataDirectory, checkpoint: bytes) -> str:
     """Write the mark; one that was damaged is kept under another name, which is returned in words."""
     kept = directory.mark.with_name(f"{directory.mark.name}.damaged")
-    if kept.exists():
+    if kept.exists() and directory.mark.exists():
         raise StorageError(f"{kept} is there from an earlier time: move it away, and run this again")
     try:
         directory.mark.rename(kept)
@@ -281,8 +287,8 @@ def _without_mark(directory: DataDirectory) -> list[str]:
         "What can be done:",
         f"1. If the directory was moved and the file {directory.mark.name} has stayed behind, put it back.",
         "2. If it is lost, others have to say how far the log has come. Ask every monitor that follows it for the "
-        "newest checkpoint that it holds (treehead-monitor status --json has it as checkpoint), and those who publish "
-        f"in it for their newest FILE{PROOF_SUFFIX}, which has one in it.",
+        "newest checkpoint that it holds (checkpoint in what treehead-monitor status --json prints), and those who "
+        f"publish in it for their newest FILE{PROOF_SUFFIX}, which has one in it.",
         f"3. Run treehead-log recover --data {directory.path} --newest FILE with the largest of them. If the database "
         "has that tree, or has grown out of it, the mark is written anew. It will be no better than that checkpoint: "
         "what the log has signed after it, nobody here can know.",

@@ -105,14 +105,14 @@ def _read(snapshot: Snapshot, directory: DataDirectory, vkey: VerifierKey, count
             rows=rows,
             table_bytes=_read_table_bytes(connection, (pages - free_pages) * page_bytes, page_bytes),
             lookups_moved=rows["lookups"],
-            lookups_unmoved=_count_unmoved(connection),
+            lookups_unmoved=_count_unmoved(snapshot),
             pages=pages,
             free_pages=free_pages,
             page_bytes=page_bytes,
             schema_version=_number(connection, "pragma user_version"),
             sqlite_version=sqlite3.sqlite_version,
         )
-    except (StorageError, *READ_ERRORS) as exc:
+    except READ_ERRORS as exc:
         raise StorageError(f"cannot read the database {snapshot.path}: {exc}") from exc
 
 
@@ -160,11 +160,15 @@ def _read_table_bytes(connection: sqlite3.Connection, used_bytes: int, page_byte
     }
 
 
-def _count_unmoved(connection: sqlite3.Connection) -> int:
+def _count_unmoved(snapshot: Snapshot) -> int:
+    connection, unmoved = snapshot.connection, 0
     select = "select 1 from lookups where key = ? and leaf_index = ?"
-    unmoved = 0
-    for number, pairs in connection.execute("select number, pairs from recent"):
-        for pair in parse_pairs(number, pairs):
+    for number, data in connection.execute("select number, pairs from recent"):
+        try:
+            pairs = parse_pairs(number, data)
+        except StorageError as exc:
+            raise StorageError(f"cannot read the database {snapshot.path}: {exc}") from exc
+        for pair in pairs:
             unmoved += connection.execute(select, pair).fetchone() is None
     return unmoved
 

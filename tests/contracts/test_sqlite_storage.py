@@ -137,6 +137,26 @@ async def test_a_full_disk_keeps_look_ups_from_being_moved_and_nothing_else(
         assert await append(storage, entries, Extender()) == [Placed(index, True) for index in range(1_000)]
 
 
+async def test_damage_keeps_look_ups_from_being_moved_and_entries_from_being_read_in_no_way(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten_runs(monkeypatch)
+    async with opened(path) as storage:
+        await append(storage, candidates(*(b"%d" % number for number in range(9))), Extender())
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        (root,) = connection.execute("select rootpage from sqlite_schema where name = 'lookups'").fetchone()
+        (page_bytes,) = connection.execute("pragma page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * page_bytes)
+        file.write(b"\xff" * page_bytes)
+    async with opened(path) as storage:
+        for _ in range(2):
+            with pytest.raises(StorageError, match="malformed") as caught:
+                await storage.tidy()
+            assert not isinstance(caught.value, UnknownOutcomeError)
+        assert len(await storage.read_leaves(first_index=0, end_index=9, bytes_max=100)) == 9
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / NAME

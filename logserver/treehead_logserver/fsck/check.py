@@ -184,7 +184,7 @@ def _read_claim(snapshot: Snapshot, vkey: VerifierKey, findings: Findings) -> Cl
 
 
 def _is_signed(claim: Claim, edge: RightEdge, findings: Findings) -> bool:
-    """Whether the tree that the entries make is not another one than the log has signed."""
+    """Whether the tree that the entries make is the one that the log has signed."""
     state, checkpoint = claim.state, claim.checkpoint
     hashes = () if state is None else state.compact_range
     if checkpoint is not None and edge.root() != checkpoint.root:
@@ -196,7 +196,7 @@ def _is_signed(claim: Claim, edge: RightEdge, findings: Findings) -> bool:
         findings.add("checkpoint", f"signs another tree of size {checkpoint.size} than the entries make")
     if state is not None and hashes != edge.compact_range():
         findings.add("tree state", "has other hashes than the entries make")
-    return checkpoint is None or edge.root() == checkpoint.root
+    return checkpoint is not None and edge.root() == checkpoint.root
 
 
 def _differing(edge: RightEdge, hashes: Sequence[bytes]) -> Iterator[tuple[int, int]]:

@@ -17,7 +17,7 @@ class Report:
 
     Attributes:
         size: that of the tree, as the database says; None if it does not.
-        root: what the entries hash to; None if some are missing, or are not what their tile says.
+        root: what the entries hash to; None if that is not what the log has signed, or some are missing or damaged.
         entries, tiles, lookups: how many there are.
         mark_size: how many entries the log has ever signed for, as far as is known here.
         findings, findings_more: those that are told, and how many others there are.

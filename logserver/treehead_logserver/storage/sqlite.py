@@ -221,14 +221,15 @@ class SqliteStorage:
         connection.execute("begin immediate")
         try:
             self._lookups.move(connection)
+        except BaseException:
+            _roll_back(connection)
+            raise
+        try:
             connection.execute("commit")
         except sqlite3.Error as exc:
-            _roll_back(connection)
-            # On a full disk the commit could not even be written, and a log that adds nothing can go on being read.
+            # On a full disk it could not even be written, and a log that adds nothing can go on being read.
             if exc.sqlite_errorcode != sqlite3.SQLITE_FULL:
-                raise UnknownOutcomeError(f"moving look-ups failed ({exc}), and its outcome is unknown") from exc
-            raise
-        except BaseException:
+                raise UnknownOutcomeError(f"the commit failed ({exc}), and its outcome is unknown") from exc
             _roll_back(connection)
             raise
         self._lookups.moved()

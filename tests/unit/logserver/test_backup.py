@@ -177,6 +177,19 @@ def test_what_comes_to_be_there_at_the_last_moment_is_not_overwritten(
     assert [path.name for path in shelf.iterdir()] == ["copy"]
 
 
+def test_a_file_system_without_hard_links_will_do(
+    directory: DataDirectory, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hardlink_to(path: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path, None, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", hardlink_to)
+    assert copied(directory, shelf / "copy").size == 300
+    assert [path.name for path in shelf.iterdir()] == ["copy"]
+    with pytest.raises(UsageError, match="exists already"):
+        copied(directory, shelf / "copy")
+
+
 def test_a_copy_whose_name_cannot_be_synced_is_none(
     directory: DataDirectory, shelf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,7 +135,7 @@ async def test_where_all_was_put_back_a_checkpoint_keeps_the_log_from_starting(d
     assert len(cosigned) > SLOT_BYTES
     explanation = explained(directory, written(directory, cosigned), changes=True)
     assert not explanation.is_well
-    assert "The high-water mark knew nothing of that checkpoint, and was raised to it" in advice(explanation)
+    assert "The high-water mark knew nothing of that checkpoint, and is of it now" in advice(explanation)
     assert read_mark(directory.mark, vkey=LOG_KEY).size == 310
     explanation = explained(directory)
     assert not explanation.is_well
@@ -148,11 +148,26 @@ def test_a_checkpoint_of_another_tree_does_not_raise_the_mark(directory: DataDir
     assert "does not go with the checkpoint" in advice(explanation)
 
 
-def test_without_a_mark_a_checkpoint_beyond_the_database_writes_none(directory: DataDirectory) -> None:
-    directory.mark.unlink()
-    explanation = explained(directory, written(directory, signed(310)))
+@pytest.mark.parametrize("damaged", [True, False])
+def test_without_a_mark_a_checkpoint_beyond_the_database_is_the_mark(directory: DataDirectory, damaged: bool) -> None:
+    if damaged:
+        directory.mark.write_bytes(b"no mark")
+    else:
+        directory.mark.unlink()
+        directory.mark.with_name("high-water.damaged").write_bytes(b"kept from an earlier time")
+    explanation = explained(directory, written(directory, signed(310)), changes=True)
     assert not explanation.is_well
     assert "Entries 300 to 309 are missing" in advice(explanation)
+    assert read_mark(directory.mark, vkey=LOG_KEY).size == 310
+    explanation = explained(directory, written(directory, signed(250)))
+    assert not explanation.is_well, "a smaller one changes nothing"
+
+
+def test_a_damaged_mark_that_was_kept_is_not_lost_to_another(directory: DataDirectory) -> None:
+    directory.mark.write_bytes(b"no mark")
+    directory.mark.with_name("high-water.damaged").write_bytes(b"kept from an earlier time")
+    with pytest.raises(StorageError, match=r"high-water\.damaged is there from an earlier time: move it away"):
+        explain(directory, vkey=LOG_KEY, newest=written(directory, signed(310)))
 
 
 # --- another tree ----------------------------------------------------------------------------------------------------
@@ -269,6 +284,12 @@ async def test_a_mark_is_not_ahead_of_what_is_on_the_disk(tmp_path: Path, monkey
     files = (killed.database, copy / "log.sqlite-wal")
     assert synced == [(path.stat().st_ino, False) for path in files]
     assert killed.mark.exists()
+
+
+@pytest.mark.parametrize("surplus", [b"\n", b"\n\n"])
+def test_a_checkpoint_may_have_newlines_too_many(directory: DataDirectory, surplus: bytes) -> None:
+    directory.mark.unlink()
+    assert explained(directory, written(directory, signed(300) + surplus), changes=True).is_well
 
 
 def test_a_checkpoint_may_come_in_a_proof(directory: DataDirectory) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import sqlite3
 from pathlib import Path
 
@@ -118,8 +117,9 @@ def test_a_log_without_a_mark_has_no_size_of_it(directory: DataDirectory) -> Non
 )
 def test_what_cannot_be_read_is_said(directory: DataDirectory, statement: str) -> None:
     run_sql(directory.database, statement)
-    with pytest.raises(StorageError, match=re.escape(str(directory.database))):
+    with pytest.raises(StorageError) as caught:
         stats_of(directory)
+    assert str(caught.value).count(str(directory.database)) == (0 if "tree" in statement else 1)
 
 
 def test_the_figures_for_programs_have_these_names(directory: DataDirectory) -> None:
