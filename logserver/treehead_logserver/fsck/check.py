@@ -14,7 +14,8 @@ import re
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
+from types import SimpleNamespace
 from typing import NamedTuple
 
 from treehead.checkpoint import Checkpoint, open_checkpoint
@@ -32,6 +33,8 @@ from treehead_logserver.snapshot import READ_ERRORS, Snapshot
 from treehead_logserver.storage.base import TreeState
 from treehead_logserver.storage.schema import SCHEMA
 
+_LOOKED_EVERY_SECONDS = 0.01
+"""Whether a thread is done."""
 _PAGE = re.compile(r"\b[Pp]age (\d+)")
 
 
@@ -119,20 +122,31 @@ def _derived(connection: sqlite3.Connection, size: int, findings: Findings, prog
 def _check_pages(connection: sqlite3.Connection, findings: Findings) -> None:
     """Have SQLite check its b-trees. It does not return while it does, so that is left to a thread."""
     lines: list[str] = []
+    # An exception that a signal raises here may come anywhere, within the start of the thread as well, and leave locks
+    # in any state. So the two speak by flags; and the thread never has the connection after it was given up.
+    state = SimpleNamespace(has_begun=False, is_given_up=False, is_done=False)
 
     def check() -> None:
-        for (text,) in connection.execute(f"pragma integrity_check({FINDINGS_MAX})"):
-            lines.extend(str(text).splitlines())
-
-    with ThreadPoolExecutor(1, thread_name_prefix="integrity") as pool:
-        checking = pool.submit(check)
+        state.has_begun = True
         try:
-            checking.result()
+            if not state.is_given_up:
+                for (text,) in connection.execute(f"pragma integrity_check({FINDINGS_MAX})"):
+                    lines.extend(str(text).splitlines())
         except READ_ERRORS as exc:
             lines.append(f"SQLite cannot check it to its end: {exc}")
-        except BaseException:
-            connection.interrupt()
-            raise
+        finally:
+            state.is_done = True
+
+    try:
+        Thread(target=check, name="integrity").start()
+        while not state.is_done:
+            time.sleep(_LOOKED_EVERY_SECONDS)
+    except BaseException:
+        state.is_given_up = True
+        while state.has_begun and not state.is_done:
+            connection.interrupt()  # again and again: one that comes before SQLite has begun does nothing
+            time.sleep(_LOOKED_EVERY_SECONDS)
+        raise
     for line in lines:
         if line != "ok" and not line.startswith("***"):
             page = _PAGE.search(line)

@@ -9,6 +9,8 @@ import random
 import re
 import shutil
 import sqlite3
+import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -35,7 +37,7 @@ from treehead.errors import StorageError, UsageError
 from treehead.merkle import hash_leaf
 from treehead.tile import EXPANDED_BYTES, TILE_BYTES, RightEdge
 from treehead_logserver.datadir import DataDirectory
-from treehead_logserver.fsck import findings, lookups
+from treehead_logserver.fsck import check, findings, lookups
 from treehead_logserver.fsck.report import Report, format_report, format_report_json
 from treehead_logserver.fsck.subject import check_copy, check_directory
 from treehead_logserver.highwater import SLOT_BYTES
@@ -46,6 +48,8 @@ from treehead_logserver.signer import Signer
 from treehead_logserver.storage import lookups as stored_lookups
 from treehead_logserver.storage.schema import SCHEMA
 from treehead_logserver.storage.sqlite import SqliteStorage
+
+DEADLINE_SECONDS = 30
 
 SIZE = 700
 Damage = Callable[[DataDirectory], None]
@@ -227,6 +231,38 @@ def test_what_follows_from_one_damage_is_not_told_as_others(
     report = fsck(directory)
     assert [finding.where for finding in report.findings] == findings
     assert (report.entries, report.tiles) == (SIZE, 2)
+
+
+def test_an_interrupt_at_the_worst_moment_leaves_no_thread_with_the_database(
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def start_and_raise(thread: threading.Thread) -> None:
+        start(thread)
+        begun.append(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_raise)
+    monkeypatch.setattr(check, "FINDINGS_MAX", LateNumber())
+    failed: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    with pytest.raises(KeyboardInterrupt):
+        fsck(directory)
+    (thread,) = begun
+    thread.join(DEADLINE_SECONDS)
+    assert (thread.name, failed) == ("integrity", []), "the database was there for as long as the thread was"
+    monkeypatch.undo()
+    assert fsck(directory).is_clean
+
+
+class LateNumber:
+    """A number that is only known when the one who interrupts has had time to go on."""
+
+    def __str__(self) -> str:
+        time.sleep(0.1)
+        return "1"
 
 
 @pytest.mark.parametrize("index", [17, 699])
