@@ -124,7 +124,7 @@ def _check_pages(connection: sqlite3.Connection, findings: Findings) -> None:
     lines: list[str] = []
     # An exception that a signal raises here may come anywhere, within the start of the thread as well, and leave locks
     # in any state. So the two speak by flags; and the thread never has the connection after it was given up.
-    state = SimpleNamespace(has_begun=False, is_given_up=False, is_done=False)
+    state = SimpleNamespace(has_begun=False, is_given_up=False, is_done=False, defect=None)
 
     def check() -> None:
         state.has_begun = True
@@ -134,6 +134,8 @@ def _check_pages(connection: sqlite3.Connection, findings: Findings) -> None:
                     lines.extend(str(text).splitlines())
         except READ_ERRORS as exc:
             lines.append(f"SQLite cannot check it to its end: {exc}")
+        except BaseException as exc:  # noqa: BLE001 -- raised again below: what was not checked is not clean
+            state.defect = exc
         finally:
             state.is_done = True
 
@@ -147,6 +149,8 @@ def _check_pages(connection: sqlite3.Connection, findings: Findings) -> None:
             connection.interrupt()  # again and again: one that comes before SQLite has begun does nothing
             time.sleep(_LOOKED_EVERY_SECONDS)
         raise
+    if state.defect is not None:
+        raise state.defect
     for line in lines:
         if line != "ok" and not line.startswith("***"):
             page = _PAGE.search(line)

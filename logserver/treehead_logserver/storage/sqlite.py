@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -192,17 +192,13 @@ class SqliteStorage:
     def _append(
         self, connection: sqlite3.Connection, candidates: Sequence[Candidate], extend: Extend, settle: Settle
     ) -> Sequence[Placed]:
-        connection.execute("begin immediate")
-        try:
+        with _begun(connection):
             placed, fresh, pairs = self._place(connection, candidates)
             if not fresh:
                 connection.execute("rollback")
                 return placed
             extension = extend(fresh[0][0], [candidate.leaf_hash for _, candidate in fresh])
             self._insert(connection, fresh, pairs, extension)
-        except BaseException:
-            _roll_back(connection)
-            raise
         try:
             connection.execute("commit")
         except sqlite3.Error as exc:
@@ -218,12 +214,8 @@ class SqliteStorage:
         if not self._lookups.is_behind:
             _move_wal(connection)
             return False
-        connection.execute("begin immediate")
-        try:
+        with _begun(connection):
             self._lookups.move(connection)
-        except BaseException:
-            _roll_back(connection)
-            raise
         try:
             connection.execute("commit")
         except sqlite3.Error as exc:
@@ -303,6 +295,17 @@ def _prepare_writer(connection: sqlite3.Connection) -> None:
 
 def _move_wal(connection: sqlite3.Connection) -> None:
     connection.execute("pragma wal_checkpoint(passive)").fetchall()
+
+
+@contextlib.contextmanager
+def _begun(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction, which is rolled back if anything is raised, and otherwise is for the caller to commit."""
+    connection.execute("begin immediate")
+    try:
+        yield
+    except BaseException:
+        _roll_back(connection)
+        raise
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -245,24 +246,41 @@ def test_an_interrupt_at_the_worst_moment_leaves_no_thread_with_the_database(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(threading.Thread, "start", start_and_raise)
-    monkeypatch.setattr(check, "FINDINGS_MAX", LateNumber())
-    failed: list[threading.ExceptHookArgs] = []
-    monkeypatch.setattr(threading, "excepthook", failed.append)
+    number = LateNumber()
+    monkeypatch.setattr(check, "FINDINGS_MAX", number)
+    monkeypatch.setattr(check, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: number.known.set()))
     with pytest.raises(KeyboardInterrupt):
         fsck(directory)
+    assert number.known.is_set(), "who was interrupted waited for the thread"
     (thread,) = begun
     thread.join(DEADLINE_SECONDS)
-    assert (thread.name, failed) == ("integrity", []), "the database was there for as long as the thread was"
+    assert (thread.name, thread.is_alive()) == ("integrity", False)
     monkeypatch.undo()
     assert fsck(directory).is_clean
 
 
 class LateNumber:
-    """A number that is only known when the one who interrupts has had time to go on."""
+    """A number that is known when somebody says so, and stands for what takes long in a thread."""
+
+    def __init__(self) -> None:
+        self.known = threading.Event()
 
     def __str__(self) -> str:
-        time.sleep(0.1)
+        assert self.known.wait(DEADLINE_SECONDS)
         return "1"
+
+
+def test_a_check_that_fails_over_a_defect_of_ours_is_not_taken_for_clean(
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "FINDINGS_MAX", Unprintable())
+    with pytest.raises(ZeroDivisionError):
+        fsck(directory)
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("index", [17, 699])
