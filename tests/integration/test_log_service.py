@@ -27,6 +27,7 @@ from treehead.statement import format_release_statement
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogStub
 from treehead.wire import CHANNEL_OPTIONS
+from treehead_logserver import checker
 from treehead_logserver.app import running_log
 from treehead_logserver.config import Limits, ServeConfig
 from treehead_logserver.datadir import DataDirectory, create_log
@@ -759,3 +760,18 @@ async def test_a_database_that_fails_is_the_operators_to_read_about_and_not_the_
     async with serving(tmp_path / "log") as log, refused(grpc.StatusCode.UNAVAILABLE, "cannot read its database"):
         await log.entries(98, 103)
     assert f"{path}: the database has lost entry 100" in caplog.text
+
+
+async def test_a_defect_over_one_leaf_of_a_batch_fails_it_before_any_is_logged(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, poison = leaves_of(2)
+    outcome = checker._outcome
+
+    def found(leaf: bytes, item: tuple[Any, Any]) -> checker.Outcome:
+        return outcome(leaf, (None, "Traceback: a defect of ours") if leaf == poison else item)
+
+    monkeypatch.setattr(checker, "_outcome", found)
+    async with refused(grpc.StatusCode.INTERNAL, "the log made a mistake"):
+        await log.stub.AddEntries(log_pb2.AddEntriesRequest(leaves=[good, poison]), timeout=DEADLINE_SECONDS)
+    assert (await log.head()).size == 0
