@@ -302,6 +302,12 @@ async def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory.path
 
 
+def _heed_signals() -> None:
+    """Whoever runs these tests may ignore some, which is inherited: nohup does, and shells in the background."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextlib.asynccontextmanager
 async def at_a_terminal(*arguments: str | Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     """A command with its stderr on a terminal, whose other end is the number."""
@@ -315,7 +321,7 @@ async def at_a_terminal(*arguments: str | Path) -> AsyncIterator[tuple[asyncio.s
             stdin=asyncio.subprocess.DEVNULL,
             stdout=PIPE,
             stderr=theirs,
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these tests may run under nohup
+            preexec_fn=_heed_signals,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
         )
         os.close(theirs)
