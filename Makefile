@@ -15,7 +15,7 @@ LOCKED := $(VENV)/locked-$(HERE)
 READY := $(VENV)/ready-$(HERE)
 
 LOCK_COMMAND = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-emit-find-links --custom-compile-command 'make lock' --extra log --extra monitor --group dev \
+	--no-emit-find-links --custom-compile-command 'make lock' --extra log --extra monitor --extra pkcs11 --group dev \
 	pyproject.toml --output-file requirements.lock
 
 BENCH_READY := $(VENV)/bench-$(HERE)

@@ -8,65 +8,49 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treehead.display import printable
 from treehead.errors import TreeheadError, UsageError
+from treehead_logserver.options import GRPC_DEFAULT, HTTP_DEFAULT, make_parser
 
 if TYPE_CHECKING:
     from treehead.keys import VerifierKey
+    from treehead_logserver.config import ServeConfig
     from treehead_logserver.datadir import DataDirectory
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-EXTRA = ("aiosqlite", "google.rpc", "grpc_health", "grpc_reflection", "grpc_status", "rich")
+EXTRA = (
+    "aiosqlite",
+    "google.rpc",
+    "grpc_health",
+    "grpc_reflection",
+    "grpc_status",
+    "httptools",
+    "httpx",
+    "prometheus_client",
+    "rich",
+    "starlette",
+    "throttled",
+    "uvicorn",
+    "werkzeug",
+)
 """What an installation without the extra `log` lacks."""
-
-_EXIT_CODES = """\
-exit codes:
-  0  all is well
-  1  the database, directory or address is in use, damaged or failed; fsck found damage; recover says: do not start
-  2  the command line, directory or key cannot be used
-"""
-
-_FSCK_EXIT_CODES = """\
-exit codes:
-  0  everything is as it has to be
-  1  something is not, or cannot be read, or the log runs
-  2  the command line or directory cannot be used
-"""
-
-_RECOVER_EXIT_CODES = """\
-exit codes:
-  0  the log can be started
-  1  it must not be started as it is, or it runs
-  2  the command line, directory or the file of --newest cannot be used
-"""
-
-_RESTORING = """\
-to restore:
-  stop the log, move DIR/log.sqlite, DIR/log.sqlite-wal and DIR/log.sqlite-shm away together, put the copy in the place
-  of the first, and start the log. If it has signed a larger tree since the copy was made, it refuses to start, because
-  it would contradict itself; treehead-log recover says what to do then, and may need what was moved away.
-"""
-
-GRPC_DEFAULT = "127.0.0.1:8461"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     if sys.stdout is None:  # whoever started us closed it, and wants no result but the exit code
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- until the program ends
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         code = _dispatch(options)
         sys.stdout.flush()
@@ -109,103 +93,15 @@ def _dispatch(options: argparse.Namespace) -> int:
             _backup(options)
         case "stats":
             _stats(options)
+        case "freeze":
+            _freeze(options)
+        case "trusted-root":
+            _trusted_root(options)
+        case "signing-config":
+            _signing_config(options)
         case _:
             return _recover(options)
     return EXIT_OK
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="treehead-log",
-        description="A transparency log for artifact signatures.",
-        epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"treehead-log {version('treehead')}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    data = argparse.ArgumentParser(add_help=False)
-    data.add_argument("--data", type=Path, required=True, metavar="DIR", help="the log's directory")
-    secret = argparse.ArgumentParser(add_help=False)
-    secret.add_argument(
-        "--passphrase-file",
-        type=Path,
-        metavar="FILE",
-        help="the key's passphrase is the file's first line (else $TREEHEAD_PASSPHRASE, else the key is not encrypted)",
-    )
-
-    init = commands.add_parser("init", parents=[data, secret], help="make a log and print its verifier key")
-    init.add_argument("--origin", required=True, help="the log's name, such as log.example.org/2026; never an address")
-    commands.add_parser("vkey", parents=[data], help="print the verifier key")
-    _add_serve(commands.add_parser("serve", parents=[data, secret], help="serve the log until told to stop"))
-    _add_care(commands, data)
-    return parser
-
-
-def _add_serve(serve: argparse.ArgumentParser) -> None:
-    serve.add_argument(
-        "--grpc",
-        default=GRPC_DEFAULT,
-        metavar="HOST:PORT",
-        help="where to listen (default %(default)s; port 0: a free one)",
-    )
-    serve.add_argument(
-        "--kind",
-        action="append",
-        metavar="KIND",
-        help="take entries of this kind, and with it repeated of others: attestation and hashedrekord, which are taken "
-        "without it, or opaque, which is any bytes",
-    )
-    serve.add_argument(
-        "--insecure", action="store_true", help="listen even where other machines can reach the log, without TLS"
-    )
-
-
-def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser], data: argparse.ArgumentParser) -> None:
-    """The commands that look after a log."""
-    fsck = commands.add_parser(
-        "fsck",
-        parents=[data],
-        help="derive everything from the entries again, and say what is not as it has to be",
-        description="Hashes every entry, derives anew by what it is found, and holds tiles, look-up rows, tree state, "
-        "checkpoint and high-water mark against the result. Changes nothing. Which kinds of entries the log took is "
-        "not known here, so an entry that nobody signed is none of its findings. The log must not run meanwhile; a "
-        "backup of it can be checked at any time.",
-        epilog=_FSCK_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    fsck.add_argument(
-        "--file", type=Path, metavar="FILE", help="check this copy of the log's database, as backup makes it"
-    )
-    fsck.add_argument("--json", action="store_true", help="print one JSON object")
-    backup = commands.add_parser(
-        "backup",
-        parents=[data],
-        help="copy the database to a new file, while the log serves or not",
-        description="The copy is of one moment, and checked as a start of the log would check it.",
-        epilog=_RESTORING,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    backup.add_argument("--to", type=Path, required=True, metavar="FILE", help="a new file")
-    stats = commands.add_parser("stats", parents=[data], help="say how large the log is and where its bytes are")
-    stats.add_argument("--json", action="store_true", help="print one JSON object")
-    stats.add_argument("--quick", action="store_true", help="do not read every entry to sum up their bytes")
-    recover = commands.add_parser(
-        "recover",
-        parents=[data],
-        help="say why a log must not be started, and what can be done",
-        description="Explains, and never guesses. Writes nothing but the high-water mark, and that only with "
-        "--newest: anew where there is none and the database has grown out of that checkpoint; and with that "
-        "checkpoint, if the database lacks its entries, so that the log cannot be started by mistake.",
-        epilog=_RECOVER_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    recover.add_argument(
-        "--newest",
-        type=Path,
-        metavar="FILE",
-        help="the newest checkpoint of this log that anybody holds: a signed note, or a .tlog-proof with one in it",
-    )
 
 
 def _init(options: argparse.Namespace) -> None:
@@ -214,7 +110,9 @@ def _init(options: argparse.Namespace) -> None:
     from treehead_logserver.datadir import DataDirectory, create_log
 
     passphrase = read_passphrase(options.passphrase_file, environment=os.environ)
-    vkey = create_log(DataDirectory(path=options.data), origin=options.origin, passphrase=passphrase)
+    vkey = create_log(
+        DataDirectory(path=options.data), origin=options.origin, passphrase=passphrase, key_uri=options.pkcs11
+    )
     print(format_vkey(vkey))
 
 
@@ -229,22 +127,78 @@ def _vkey(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> None:
     # What gRPC's core would print when it cannot listen is said by us, in one sentence.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from treehead.keyfile import read_passphrase
     from treehead.server import loop_factory
     from treehead_logserver import app
-    from treehead_logserver.config import ServeConfig
-    from treehead_logserver.kinds import SIGNED_KINDS
+    from treehead_logserver.journal import write_journal
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    config = ServeConfig(
+    def announce(log: app.RunningLog) -> None:
+        print(f"listening on {log.grpc}\nlistening on {config.http_scheme}://{log.http}", flush=True)
+
+    write_journal()
+    config = _serve_config(options)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(app.serve(config, announce=announce))
+
+
+def _serve_config(options: argparse.Namespace) -> ServeConfig:
+    """What log.toml says, and before it the options."""
+    from treehead.keyfile import read_passphrase
+    from treehead.tls import server_tls
+    from treehead_logserver.config import Limits, ServeConfig
+    from treehead_logserver.configfile import ConfigFile, read_config_file
+    from treehead_logserver.datadir import DataDirectory
+
+    path = options.config
+    if path is None and (default := DataDirectory(path=options.data).config).exists():
+        path = default
+    file = ConfigFile() if path is None else read_config_file(path)
+    limits = Limits()
+    return ServeConfig(
         data=options.data,
-        grpc=options.grpc,
-        kinds=SIGNED_KINDS if options.kind is None else frozenset(options.kind),
+        grpc=options.grpc or file.grpc or GRPC_DEFAULT,
+        http=options.http or file.http or HTTP_DEFAULT,
+        tls=server_tls(certificate=options.tls_cert, key=options.tls_key, client_ca=options.tls_client_ca) or file.tls,
+        rules=replace(file.rules, kinds=frozenset(options.kind)) if options.kind else file.rules,
+        rates=file.rates,
+        witnessing=file.witnessing,
         insecure=options.insecure,
         passphrase=read_passphrase(options.passphrase_file, environment=os.environ),
+        limits=replace(
+            limits,
+            publish_ms=limits.publish_ms if file.interval_ms is None else file.interval_ms,
+            refresh_s=limits.refresh_s if file.refresh_s is None else file.refresh_s,
+        ),
     )
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(app.serve(config, announce=lambda address: print(f"listening on {address}", flush=True)))
+
+
+def _freeze(options: argparse.Namespace) -> None:
+    from treehead.datadir import read_vkey
+    from treehead.keyfile import read_passphrase
+    from treehead_logserver.datadir import DataDirectory
+    from treehead_logserver.freeze import freeze_log, parse_successor
+    from treehead_logserver.opening import opened_log
+
+    directory = DataDirectory(path=options.data)
+    successor = parse_successor(options.successor, vkey=read_vkey(directory))
+    passphrase = read_passphrase(options.passphrase_file, environment=os.environ)
+
+    async def freeze() -> bytes:
+        async with opened_log(directory, passphrase=passphrase) as log:
+            return (await freeze_log(log, successor=successor)).note
+
+    print(asyncio.run(freeze()).decode(), end="")
+
+
+def _trusted_root(options: argparse.Namespace) -> None:
+    from treehead_logserver.rekor.trust import format_trusted_root
+
+    print(format_trusted_root(_log(options)[1], url=options.url, since=options.since), end="")
+
+
+def _signing_config(options: argparse.Namespace) -> None:
+    from treehead_logserver.rekor.trust import format_signing_config
+
+    print(format_signing_config(url=options.url, since=options.since, operator=options.operator), end="")
 
 
 def _fsck(options: argparse.Namespace) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from treehead.errors import UsageError
 from treehead.server import check_listening_address
-from treehead_logserver.kinds import ALL_KINDS, SIGNED_KINDS
+from treehead.tls import ServerTls
+from treehead_logserver.configfile import Witnessing
+from treehead_logserver.quota import Rates
+from treehead_logserver.rules import AdmissionRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,12 @@ class Limits:
         watchers_max, readers_max, finders_max: of these, calls of WatchCheckpoints, of GetEntries and of FindEntries.
         write_ms: how long the caller of a stream may take to make room for one message.
         retry_ms: after how long a submitter who found the log busy should come again.
+        publish_ms: how long after one publication the next may follow.
+        refresh_s: after how long the witnesses of an idle log are asked to cosign its checkpoint again.
+        witness_ms: how long a witness may take to answer.
+        grace_ms: how long those that are slower than the quorum are waited for.
+        witnessed_ms: how long a submitter may wait for a published checkpoint with its entry.
+        stall_ms: after how long a commit or publication that does not come about is a failure of the log.
         idle_ms: after how long without submissions the log does what it has put off.
         drain_ms: how long calls under way may take to end when the server stops.
     """
@@ -63,30 +71,42 @@ class Limits:
     finders_max: int = 64
     write_ms: int = 30_000
     retry_ms: int = 100
+    publish_ms: int = 1_000
+    refresh_s: int = 600
+    witness_ms: int = 2_000
+    grace_ms: int = 100
+    witnessed_ms: int = 10_000
+    stall_ms: int = 30_000
     idle_ms: int = 50
     drain_ms: int = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
-    """How to serve one log: from the directory `data`, on the address `grpc` (HOST:PORT, port 0 for a free one).
+    """How to serve one log: from the directory `data`, on the addresses `grpc` and `http` (HOST:PORT, port 0: free).
 
-    `kinds` are those of the entries that it takes. `insecure` permits an address that others can reach, although there
-    is no TLS.
+    `insecure` permits addresses that others can reach without TLS.
 
     Raises:
-        UsageError: the address is malformed, or others can reach it and `insecure` is not given; or there are no kinds,
-            or one that is not known.
+        UsageError: an address is malformed, or others can reach it, and there is neither TLS nor `insecure`.
     """
 
     data: Path
     grpc: str
-    kinds: frozenset[str] = SIGNED_KINDS
+    http: str
+    tls: ServerTls | None = None
+    rules: AdmissionRules = field(default_factory=AdmissionRules)
+    rates: Rates = field(default_factory=Rates)
+    witnessing: Witnessing | None = None
     insecure: bool = False
-    passphrase: bytes | None = None
+    passphrase: bytes | None = field(default=None, repr=False)
     limits: Limits = field(default_factory=Limits)
 
+    @property
+    def http_scheme(self) -> str:
+        """How the address of the HTTP listener begins."""
+        return "http" if self.tls is None else "https"
+
     def __post_init__(self) -> None:
-        check_listening_address(self.grpc, insecure=self.insecure)
-        if not self.kinds or not self.kinds <= ALL_KINDS:
-            raise UsageError(f"--kind is one of {', '.join(sorted(ALL_KINDS))}, and may be given several times")
+        for address, flag in ((self.grpc, "--grpc"), (self.http, "--http")):
+            check_listening_address(address, insecure=self.insecure, tls=self.tls is not None, flag=flag)

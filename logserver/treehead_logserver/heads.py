@@ -1,4 +1,8 @@
-"""The newest head of the log, for all who answer from it, and word of newer ones for those who wait."""
+"""Heads of the log, for all who answer from them, and word of newer ones for those who wait.
+
+There are two: the *newest* is of the last commit and goes to submitters with their proofs; the *published* is the one
+that everybody else is shown, with the cosignatures of the log's witnesses: see `publisher`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from treehead.errors import UnavailableError
 from treehead.tile import ExpandedTile, RightEdge, TileId
 
 
@@ -24,28 +29,44 @@ class Head:
 
 
 class Heads:
-    """The newest head, and a way to wait for the next. For one event loop."""
+    """The newest head of a kind, and a way to wait for the next. For one event loop."""
 
-    def __init__(self, newest: Head) -> None:
+    def __init__(self, newest: Head | None) -> None:
         self._newest = newest
         self._changed = asyncio.Event()
         self._closed = False
 
     @property
     def newest(self) -> Head:
-        """The newest head that may be given out."""
+        """The newest head that may be given out.
+
+        Raises:
+            UnavailableError: there is none yet.
+        """
+        if self._newest is None:
+            raise UnavailableError("the log has not published a checkpoint yet; try again later")
         return self._newest
 
+    @property
+    def size(self) -> int:
+        """The size of the newest head; -1 if there is none yet."""
+        return -1 if self._newest is None else self._newest.size
+
     def release(self, head: Head) -> None:
-        """Make a larger head the newest, once its commit has returned."""
-        if head.size <= self._newest.size:
-            raise ValueError(f"a head of size {head.size} does not follow one of size {self._newest.size}")
+        """Make a larger head the newest, once it is durable."""
+        if head.size <= self.size:
+            raise ValueError(f"a head of size {head.size} does not follow one of size {self.size}")
         self._newest = head
         self._wake()
 
+    def amend(self, checkpoint: bytes) -> None:
+        """Have the newest head carry another note about the same tree: one with more, or newer, cosignatures."""
+        head = self.newest
+        self._newest = Head(size=head.size, checkpoint=checkpoint, edge=head.edge)
+
     async def after(self, size: int) -> Head | None:
         """Wait for a head larger than `size`; the newest then, or None when there will be no more."""
-        while self._newest.size <= size:
+        while self._newest is None or self._newest.size <= size:
             if self._closed:
                 return None
             await self._changed.wait()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from treehead.entry import KINDS
+from treehead.entry import KINDS, hashedrekord
 
+HASHEDREKORD = hashedrekord.KIND
 OPAQUE = "opaque"
 SIGNED_KINDS = frozenset(name for name, _ in KINDS)
 ALL_KINDS = SIGNED_KINDS | {OPAQUE}

@@ -14,6 +14,7 @@ from treehead.errors import MalformedError, SignatureError, StorageError
 from treehead.keys import VerifierKey
 from treehead.merkle import assemble, hash_leaf, plan_root
 from treehead.tile import TILE_HEIGHT, TILE_WIDTH, ExpandedTile, RightEdge, TileId, TileReader, tiles_of
+from treehead_logserver.heads import Head
 from treehead_logserver.storage.base import TreeState
 
 READ_BYTES_MAX = 1_048_576
@@ -46,16 +47,45 @@ async def recover_edge(storage: TreeReading, state: TreeState, *, vkey: Verifier
         raise StorageError(f"the database's checkpoint is not by {vkey.name}: {exc}") from exc
     if checkpoint.size != state.size:
         raise StorageError(f"the database has {state.size} entries, and its checkpoint {checkpoint.size}")
-    partial = [await _leaf_hashes(storage, state.size)]
-    for level in range(1, -(-state.size.bit_length() // TILE_HEIGHT)):
-        partial.append(await _tile_roots(storage, level, state.size))
-    edge = RightEdge.resume(size=state.size, partial=partial)
+    edge = await _edge_at(storage, state.size)
     if edge.root() != checkpoint.root or edge.compact_range() != state.compact_range:
         raise StorageError(
             f"the database's newest entries and tiles do not make the tree of size {state.size} that its checkpoint "
             "signs: it is damaged, so restore a copy"
         )
     return edge
+
+
+async def recover_published(storage: TreeReading, note: bytes, *, edge: RightEdge, vkey: VerifierKey) -> Head:
+    """The head of the checkpoint that was published last, which is of the tree that ends in `edge` or a smaller one.
+
+    Raises:
+        StorageError: it is not signed by `vkey`, or of another tree, or something is missing.
+    """
+    try:
+        checkpoint = open_checkpoint(note, key=vkey)
+    except (MalformedError, SignatureError) as exc:
+        raise StorageError(f"the database's published checkpoint is not by {vkey.name}: {exc}") from exc
+    if checkpoint.size > edge.size:
+        raise StorageError(
+            f"the database has {edge.size} entries, and has published a checkpoint of {checkpoint.size}: it is damaged"
+        )
+    if checkpoint.size < edge.size:
+        edge = await _edge_at(storage, checkpoint.size)
+    if edge.root() != checkpoint.root:
+        raise StorageError(
+            f"the database has published another tree of size {checkpoint.size} than it has: it is damaged, "
+            "so restore a copy"
+        )
+    return Head.of(edge, checkpoint=note)
+
+
+async def _edge_at(storage: TreeReading, size: int) -> RightEdge:
+    """The right edge that the tree had at a size; its leaves and tiles are read, and not held against a checkpoint."""
+    partial = [await _leaf_hashes(storage, size)]
+    for level in range(1, -(-size.bit_length() // TILE_HEIGHT)):
+        partial.append(await _tile_roots(storage, level, size))
+    return RightEdge.resume(size=size, partial=partial)
 
 
 async def check_mark(storage: TreeReading, edge: RightEdge, mark: Checkpoint) -> None:

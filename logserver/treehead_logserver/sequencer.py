@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from treehead.errors import StorageError, UnavailableError
@@ -18,6 +19,7 @@ from treehead.tile import RightEdge
 from treehead_logserver.backlog import Backlog
 from treehead_logserver.config import Limits
 from treehead_logserver.heads import Head, Heads
+from treehead_logserver.metrics import Metrics
 from treehead_logserver.prover import Prover
 from treehead_logserver.signer import Signer
 from treehead_logserver.storage.base import Candidate, Extension, Placed, Sequencing, Settle, UnknownOutcomeError
@@ -29,6 +31,7 @@ class _Submission(NamedTuple):
     candidates: Sequence[Candidate]
     leaves: Sequence[bytes]
     placed: asyncio.Future[Sequence[Placed]]
+    arrived: float
 
 
 class Sequencer:
@@ -44,6 +47,7 @@ class Sequencer:
         heads: Heads,
         prover: Prover,
         limits: Limits,
+        metrics: Metrics,
     ) -> None:
         self._storage = storage
         self._signer = signer
@@ -56,6 +60,19 @@ class Sequencer:
         self._backlog = Backlog(entries_max=limits.queue_entries_max, bytes_max=limits.queue_bytes_max)
         self._arrival = asyncio.Event()
         self._draining = False
+        self._committing: Sequence[_Submission] = ()
+        self._metrics = metrics
+
+    @property
+    def waiting(self) -> int:
+        """How many entries wait to be logged, or are being logged."""
+        return self._backlog.entries
+
+    @property
+    def waits_s(self) -> float:
+        """For how long the submission has waited that waits longest; 0 if none does."""
+        oldest = next(iter((*self._committing, *islice(self._queue, 1))), None)
+        return 0.0 if oldest is None else asyncio.get_running_loop().time() - oldest.arrived
 
     async def submit(self, candidates: Sequence[Candidate]) -> Sequence[Placed]:
         """Make candidates part of the log, together; returns their places once they are durable.
@@ -72,7 +89,8 @@ class Sequencer:
             raise UnavailableError("the log is shutting down; try again later")
         leaves = [candidate.leaf for candidate in candidates]
         self._backlog.enter(leaves)
-        submission = _Submission(candidates, leaves, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        submission = _Submission(candidates, leaves, loop.create_future(), loop.time())
         self._queue.append(submission)
         self._arrival.set()
         return await submission.placed
@@ -86,7 +104,9 @@ class Sequencer:
         try:
             while True:
                 while self._queue:
-                    await self._commit(self._next_group())
+                    self._committing = self._next_group()
+                    await self._commit(self._committing)
+                    self._committing = ()
                 if self._draining:
                     return
                 await self._next_arrival()
@@ -137,6 +157,7 @@ class Sequencer:
         for submission in group:
             for candidate in submission.candidates:
                 distinct.setdefault(candidate.leaf_hash, candidate)
+        began = asyncio.get_running_loop().time()
         try:
             places = await self._append(list(distinct.values()))
         except StorageError as exc:
@@ -144,10 +165,13 @@ class Sequencer:
             if isinstance(exc, UnknownOutcomeError):
                 raise
             _LOG.error("%d entries were not logged: %s", len(distinct), exc)
+            self._metrics.commit_failures.inc()
             return
         except BaseException:
             self._fail(group, "the log stopped; try again, which is safe")
             raise
+        self._metrics.commit_seconds.observe(asyncio.get_running_loop().time() - began)
+        self._metrics.commit_entries.observe(len(distinct))
         place_of = dict(zip(distinct, places, strict=True))
         answered: set[bytes] = set()
         for submission in group:

@@ -9,36 +9,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from importlib.metadata import version
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from treehead.entry import KINDS, parse_entry
-from treehead.errors import StorageError, TreeheadError
+from treehead.entry import KINDS
+from treehead.errors import MalformedError, StorageError, TreeheadError, UnsupportedError, UntrustedError
 from treehead.keys import VerifierKey, format_vkey
 from treehead.merkle import HASH_BYTES
-from treehead.statement import DIGEST_BYTES
 from treehead.tile import ENTRY_BYTES_MAX
 from treehead.v1 import log_pb2, log_pb2_grpc
 from treehead.wire import status_of
-from treehead_logserver.admission import Admission
-from treehead_logserver.backlog import BusyError
+from treehead_logserver.backlog import BusyError, QuotaError
 from treehead_logserver.config import Limits
+from treehead_logserver.finder import Finder
+from treehead_logserver.freeze import Freeze, FrozenError
 from treehead_logserver.heads import Head, Heads
+from treehead_logserver.intake import Intake, Logged
+from treehead_logserver.journal import REFUSALS, REQUEST, REQUEST_ID, RequestId
 from treehead_logserver.kinds import OPAQUE
-from treehead_logserver.leaf import terms_of
+from treehead_logserver.metrics import Metrics
 from treehead_logserver.prover import Prover
-from treehead_logserver.sequencer import Sequencer
-from treehead_logserver.storage.base import Candidate, Reading, Term
+from treehead_logserver.publisher import Publisher
+from treehead_logserver.storage.base import Placed, Reading, Term
+from treehead_logserver.terms import digest_term, name_term, purl_term, signer_term
+from treehead_logserver.witness.panel import Panel
 
 if TYPE_CHECKING:
     from treehead.v1.log_pb2_grpc import _ServicerContext as Context
 
 _LOG = logging.getLogger(__name__)
+
+_REFUSALS = logging.getLogger(REFUSALS)
+_STREAMS = frozenset({"WatchCheckpoints", "GetEntries"})
+"""How long these take is up to the caller."""
 
 PUSHBACK = "grpc-retry-pushback-ms"
 """The trailing metadata by which a gRPC server says when to try again (gRFC A6)."""
@@ -92,21 +101,27 @@ class LogService(log_pb2_grpc.LogServicer):
         vkey: VerifierKey,
         kinds: Collection[str],
         limits: Limits,
-        admission: Admission,
-        sequencer: Sequencer,
+        intake: Intake,
         heads: Heads,
+        published: Heads,
+        publisher: Publisher,
+        freeze: Freeze | None,
         prover: Prover,
         storage: Reading,
+        metrics: Metrics,
     ) -> None:
         self._limits = limits
-        self._admission = admission
-        self._sequencer = sequencer
+        self._intake = intake
         self._heads = heads
+        self._published = published
+        self._publisher = publisher
+        self._metrics = metrics
         self._prover = prover
         self._storage = storage
         self._watchers = _Places(limits.watchers_max, doing="watch")
         self._readers = _Places(limits.readers_max, doing="read entries of")
         self._finders = _Places(limits.finders_max, doing="look for entries in")
+        self._finder = Finder(storage, prover, limits)
         self._info = log_pb2.GetLogInfoResponse(
             origin=vkey.name,
             vkey=format_vkey(vkey),
@@ -115,56 +130,62 @@ class LogService(log_pb2_grpc.LogServicer):
             batch_entries_max=limits.batch_entries_max,
             find_entries_max=limits.find_entries_max,
             software_version=version("treehead"),
+            freeze=b"" if freeze is None else freeze.note,
         )
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
     async def AddEntry(self, request: log_pb2.AddEntryRequest, context: Context) -> log_pb2.AddEntryResponse:
-        async with self._answering(context):
-            (admitted,) = await self._admission.admit([request.leaf])
-            if not isinstance(admitted, Candidate):
-                raise _invalid(_refusal(admitted))
-            ((index, duplicate),) = await self._sequencer.submit([admitted])
-            head = self._heads.newest
+        async with self._answering("AddEntry", context):
+            logged = await self._log([request.leaf], request.wait, context)
+            (outcome,) = logged.outcomes
+            if not isinstance(outcome, Placed):
+                raise _Status(_status_of(outcome), _refusal(outcome))
+            (index, duplicate), head = outcome, logged.head
             hashes = await self._prover.prove_inclusion(index=index, size=head.size, head=head)
             proof = log_pb2.InclusionProof(leaf_index=index, hashes=hashes, checkpoint=head.checkpoint)
             return log_pb2.AddEntryResponse(proof=proof, duplicate=duplicate)
 
     async def AddEntries(self, request: log_pb2.AddEntriesRequest, context: Context) -> log_pb2.AddEntriesResponse:
-        async with self._answering(context):
+        async with self._answering("AddEntries", context):
             leaves = list(request.leaves)
             if len(leaves) > self._limits.batch_entries_max:
                 raise _invalid(f"field leaves has {len(leaves)} entries; at most {self._limits.batch_entries_max} fit")
-            admitted = await self._admission.admit(leaves)
-            # First, since a defect of ours fails the call, which then must not have logged the others.
-            refusals = iter([_refusal(item) for item in admitted if not isinstance(item, Candidate)])
-            places = iter(await self._sequencer.submit([item for item in admitted if isinstance(item, Candidate)]))
-            response = log_pb2.AddEntriesResponse(checkpoint=self._heads.newest.checkpoint)
+            logged = await self._log(leaves, request.wait, context)
+            response = log_pb2.AddEntriesResponse(checkpoint=logged.head.checkpoint)
             add_result = response.results.add  # a third of what it takes to make each message and copy it
-            for item in admitted:
-                if isinstance(item, Candidate):
+            for outcome in logged.outcomes:
+                if isinstance(outcome, Placed):
                     added = add_result().added
-                    added.leaf_index, added.duplicate = next(places)
+                    added.leaf_index, added.duplicate = outcome
                 else:
-                    add_result().refused.reason = next(refusals)
+                    add_result().refused.reason = _refusal(outcome)
             return response
+
+    async def _log(self, leaves: Sequence[bytes], wait: log_pb2.Wait.ValueType, context: Context) -> Logged:
+        if wait not in log_pb2.Wait.values():
+            raise _invalid(f"field wait is {wait}, which is not one of {', '.join(log_pb2.Wait.keys())}")
+        return await self._intake.log(
+            leaves, face="grpc", address=context.peer(), witnessed=wait == log_pb2.WAIT_WITNESSED
+        )
 
     # --- heads -------------------------------------------------------------------------------------------------------
 
     async def GetCheckpoint(
         self, request: log_pb2.GetCheckpointRequest, context: Context
     ) -> log_pb2.GetCheckpointResponse:
-        return log_pb2.GetCheckpointResponse(checkpoint=self._heads.newest.checkpoint)
+        async with self._answering("GetCheckpoint", context):
+            return log_pb2.GetCheckpointResponse(checkpoint=self._published.newest.checkpoint)
 
     async def WatchCheckpoints(  # type: ignore[override] # see _write
         self, request: log_pb2.WatchCheckpointsRequest, context: Context
     ) -> None:
-        async with self._answering(context):
+        async with self._answering("WatchCheckpoints", context):
             self._watchers.take(context)
-            head: Head | None = self._heads.newest
+            head: Head | None = self._published.newest
             while head is not None:
                 await self._write(context, log_pb2.WatchCheckpointsResponse(checkpoint=head.checkpoint))
-                head = await self._heads.after(head.size)
+                head = await self._published.after(head.size)
             raise _Status(grpc.StatusCode.UNAVAILABLE, "the log is shutting down; watch it again later")
 
     # --- proofs ------------------------------------------------------------------------------------------------------
@@ -172,10 +193,13 @@ class LogService(log_pb2_grpc.LogServicer):
     async def GetInclusionProof(
         self, request: log_pb2.GetInclusionProofRequest, context: Context
     ) -> log_pb2.GetInclusionProofResponse:
-        async with self._answering(context):
+        async with self._answering("GetInclusionProof", context):
             index = await self._leaf_index(request)
             head = self._heads.newest
-            size = request.tree_size if request.HasField("tree_size") else head.size
+            if request.HasField("tree_size"):
+                size = request.tree_size
+            else:
+                size = self._published.size if index < self._published.size else head.size
             if size > head.size:
                 raise _out_of_range(f"field tree_size is {size}; the log has {head.size} entries")
             if index >= size:
@@ -184,8 +208,13 @@ class LogService(log_pb2_grpc.LogServicer):
                 leaf_index=index,
                 tree_size=size,
                 hashes=await self._prover.prove_inclusion(index=index, size=size, head=head),
-                checkpoint=head.checkpoint if size == head.size else b"",
+                checkpoint=self._checkpoint_of(size, head),
             )
+
+    def _checkpoint_of(self, size: int, newest: Head) -> bytes:
+        if size == self._published.size:
+            return self._published.newest.checkpoint
+        return newest.checkpoint if size == newest.size else b""
 
     async def _leaf_index(self, request: log_pb2.GetInclusionProofRequest) -> int:
         match request.WhichOneof("leaf"):
@@ -205,7 +234,7 @@ class LogService(log_pb2_grpc.LogServicer):
     async def GetConsistencyProof(
         self, request: log_pb2.GetConsistencyProofRequest, context: Context
     ) -> log_pb2.GetConsistencyProofResponse:
-        async with self._answering(context):
+        async with self._answering("GetConsistencyProof", context):
             head = self._heads.newest
             if request.second_size > head.size:
                 raise _out_of_range(f"field second_size is {request.second_size}; the log has {head.size} entries")
@@ -223,7 +252,7 @@ class LogService(log_pb2_grpc.LogServicer):
     async def GetEntries(  # type: ignore[override] # see _write
         self, request: log_pb2.GetEntriesRequest, context: Context
     ) -> None:
-        async with self._answering(context):
+        async with self._answering("GetEntries", context):
             size = self._heads.newest.size
             index, end = request.first_index, request.end_index if request.HasField("end_index") else size
             if end > size:
@@ -239,41 +268,20 @@ class LogService(log_pb2_grpc.LogServicer):
                 index += len(leaves)
 
     async def FindEntries(self, request: log_pb2.FindEntriesRequest, context: Context) -> log_pb2.FindEntriesResponse:
-        async with self._answering(context):
-            length = DIGEST_BYTES.get(request.algorithm)
-            if length is None:
-                raise _invalid(f"field algorithm is not one of {', '.join(DIGEST_BYTES)}")
-            if len(request.digest) != length:
-                raise _invalid(
-                    f"field digest has {len(request.digest)} bytes; a {request.algorithm} digest has {length}"
-                )
+        async with self._answering("FindEntries", context):
+            term = _term_of(request)
             self._finders.take(context)
-            head = self._heads.newest
-            return await self._find(
-                Term(request.algorithm, request.digest), first_index=min(request.first_index, head.size), head=head
+            head = self._published.newest
+            page = await self._finder.find(term, first_index=min(request.first_index, head.size), head=head)
+            return log_pb2.FindEntriesResponse(
+                entries=[
+                    log_pb2.FoundEntry(leaf=hit.leaf, leaf_index=hit.index, hashes=hit.hashes) for hit in page.hits
+                ],
+                checkpoint=head.checkpoint,
+                more=page.more,
+                tree_size=head.size,
+                next_index=page.next_index,
             )
-
-    async def _find(self, term: Term, *, first_index: int, head: Head) -> log_pb2.FindEntriesResponse:
-        """One page of the entries that are found by a term, from an index on."""
-        response = log_pb2.FindEntriesResponse(checkpoint=head.checkpoint)
-        room_bytes = self._limits.page_bytes_max
-        while True:
-            indices = await self._storage.find_term(
-                term, first_index=first_index, end_index=head.size, count_max=self._limits.find_entries_max
-            )
-            for index in indices:
-                (leaf,) = await self._read_leaves(index, index + 1)
-                if not _is_found_by(leaf, term):
-                    continue  # another term of the same key
-                room_bytes -= len(leaf)
-                if response.entries and (room_bytes < 0 or len(response.entries) == self._limits.find_entries_max):
-                    response.more = True
-                    return response
-                hashes = await self._prover.prove_inclusion(index=index, size=head.size, head=head)
-                response.entries.append(log_pb2.FoundEntry(leaf=leaf, leaf_index=index, hashes=hashes))
-            if not indices:
-                return response
-            first_index = indices[-1] + 1
 
     async def _read_leaves(self, index: int, end: int) -> list[bytes]:
         leaves = await self._storage.read_leaves(
@@ -284,7 +292,32 @@ class LogService(log_pb2_grpc.LogServicer):
         return list(leaves)
 
     async def GetLogInfo(self, request: log_pb2.GetLogInfoRequest, context: Context) -> log_pb2.GetLogInfoResponse:
-        return self._info
+        async with self._answering("GetLogInfo", context):
+            info = log_pb2.GetLogInfoResponse()
+            info.CopyFrom(self._info)
+            if self._publisher.panel is not None:
+                info.witnessing.CopyFrom(self._witnessing(self._publisher.panel))
+            return info
+
+    def _witnessing(self, panel: Panel) -> log_pb2.Witnessing:
+        state = self._publisher.state
+        return log_pb2.Witnessing(
+            fail_open=self._publisher.fail_open,
+            quorum_met=state.quorum_met,
+            published_size=max(state.published_size, 0),
+            problem=state.problem,
+            witnesses=[
+                log_pb2.WitnessState(
+                    name=witness.name,
+                    vkey=format_vkey(witness.vkey),
+                    cosigned_size=witness.cosigned_size,
+                    cosigned_at=witness.cosigned_at,
+                    problem=witness.problem,
+                    alarm=witness.alarm,
+                )
+                for witness in panel.states
+            ],
+        )
 
     async def _write(self, context: Context, message: object) -> None:
         """Send one message of a stream; a caller who takes nothing for `write_ms` is answered no further.
@@ -303,26 +336,38 @@ class LogService(log_pb2_grpc.LogServicer):
     # --- errors ------------------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _answering(self, context: Context) -> AsyncIterator[None]:
+    async def _answering(self, method: str, context: Context) -> AsyncIterator[None]:
         """Whatever the call raises ends it with a status and one sentence that gives nothing of ours away."""
+        began = perf_counter()
+        REQUEST.set(RequestId(lambda: _request_id_of(context)))
+        trailing: tuple[tuple[str, str | bytes], ...] = ()
         try:
             yield
         except _Status as status:
             code, message = status.code, str(status)
         except BusyError as exc:
             code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, str(exc)
-            context.set_trailing_metadata(_when_to_retry(message, self._limits.retry_ms))
+            trailing = _when_to_retry(message, exc.retry_ms if isinstance(exc, QuotaError) else self._limits.retry_ms)
         except StorageError as exc:
             _LOG.error("%s", exc)
             code, message = grpc.StatusCode.UNAVAILABLE, "the log cannot read its database; try again later"
         except TreeheadError as exc:
-            code, message = status_of(exc), str(exc)
+            code, message = _status_of(exc), str(exc)
         except Exception:  # noqa: BLE001 -- it is logged, and the caller learns no more than that it happened
             _LOG.exception("a call failed over a defect of Treehead")
             code, message = grpc.StatusCode.INTERNAL, "the log made a mistake, and its operator finds it in the journal"
         else:
+            self._count(method, "OK", began)
             return
+        self._count(method, code.name, began)
+        _report(code, message)
+        context.set_trailing_metadata((*trailing, (REQUEST_ID, str(REQUEST.get()))))
         await context.abort(code, message)
+
+    def _count(self, method: str, code: str, began: float) -> None:
+        self._metrics.grpc_calls.labels(method, code).inc()
+        if method not in _STREAMS:
+            self._metrics.grpc_seconds.labels(method).observe(perf_counter() - began)
 
 
 def _when_to_retry(message: str, retry_ms: int) -> tuple[tuple[str, str | bytes], ...]:
@@ -334,15 +379,51 @@ def _when_to_retry(message: str, retry_ms: int) -> tuple[tuple[str, str | bytes]
     return ((PUSHBACK, str(retry_ms)), *rpc_status.to_status(status).trailing_metadata)
 
 
-def _is_found_by(leaf: bytes, term: Term) -> bool:
+def _term_of(request: log_pb2.FindEntriesRequest) -> Term:
+    """What a call of FindEntries looks for.
+
+    Raises:
+        _Status: the query is missing or malformed; the message names the field.
+    """
+    field = request.WhichOneof("query")
     try:
-        return term in terms_of(parse_entry(leaf))
-    except TreeheadError:
-        return False  # any bytes, in a log that takes them
+        match field:
+            case "digest":
+                return digest_term(request.digest.algorithm, request.digest.value)
+            case "name":
+                return name_term(request.name)
+            case "purl":
+                return purl_term(request.purl)
+            case "signer":
+                return signer_term(request.signer)
+            case None:
+                raise _invalid("field query is missing: give digest, name, purl or signer")
+    except (MalformedError, UnsupportedError) as exc:
+        raise _invalid(f"field {field}: {exc}") from exc
 
 
-def _refusal(error: Exception) -> str:
-    """Why a leaf was not admitted, in one sentence; raises what is no reason but a defect of ours."""
-    if not isinstance(error, TreeheadError):
-        raise error
+def _refusal(error: TreeheadError) -> str:
+    """Why a leaf was not admitted, in one sentence."""
     return f"leaf: {error}"
+
+
+def _status_of(error: TreeheadError) -> grpc.StatusCode:
+    if isinstance(error, UntrustedError):
+        return grpc.StatusCode.PERMISSION_DENIED
+    if isinstance(error, FrozenError):
+        return grpc.StatusCode.FAILED_PRECONDITION
+    return status_of(error)
+
+
+def _request_id_of(context: Context) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID and isinstance(value, str):
+            return value
+    return None
+
+
+def _report(code: grpc.StatusCode, message: str) -> None:
+    if code is grpc.StatusCode.UNAVAILABLE:
+        _LOG.warning("answered %s: %s", code.name, message)
+    elif code not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE):
+        _REFUSALS.info("answered %s: %s", code.name, message)

@@ -10,6 +10,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,21 +22,48 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Wait:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WaitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Wait.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WAIT_UNSPECIFIED: _Wait.ValueType  # 0
+    """As WAIT_INTEGRATED."""
+    WAIT_INTEGRATED: _Wait.ValueType  # 1
+    """When the entry is durable: the checkpoint of the proof is signed by the log, and nobody else."""
+    WAIT_WITNESSED: _Wait.ValueType  # 2
+    """When a checkpoint that holds the entry is published: it has the cosignatures that the log's policy asks for."""
+
+class Wait(_Wait, metaclass=_WaitEnumTypeWrapper):
+    """When a submission is answered."""
+
+WAIT_UNSPECIFIED: Wait.ValueType  # 0
+"""As WAIT_INTEGRATED."""
+WAIT_INTEGRATED: Wait.ValueType  # 1
+"""When the entry is durable: the checkpoint of the proof is signed by the log, and nobody else."""
+WAIT_WITNESSED: Wait.ValueType  # 2
+"""When a checkpoint that holds the entry is published: it has the cosignatures that the log's policy asks for."""
+Global___Wait: _TypeAlias = Wait  # noqa: Y015
+
 @_typing.final
 class AddEntryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEAF_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
     leaf: _builtins.bytes
     """The entry's bytes, at most 65,535: canonical JSON of a kind that the log accepts."""
+    wait: Global___Wait.ValueType
     def __init__(
         self,
         *,
         leaf: _builtins.bytes = ...,
+        wait: Global___Wait.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaf", b"leaf"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaf", b"leaf", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -100,6 +128,8 @@ class AddEntriesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEAVES_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    wait: Global___Wait.ValueType
     @_builtins.property
     def leaves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """At most GetLogInfoResponse.batch_entries_max."""
@@ -108,10 +138,11 @@ class AddEntriesRequest(_message.Message):
         self,
         *,
         leaves: _abc.Iterable[_builtins.bytes] | None = ...,
+        wait: Global___Wait.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves", b"leaves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves", b"leaves", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -197,7 +228,7 @@ class Refused(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """What AddEntry would have said with INVALID_ARGUMENT."""
+    """What AddEntry would have said with INVALID_ARGUMENT or PERMISSION_DENIED."""
     def __init__(
         self,
         *,
@@ -289,7 +320,7 @@ class GetInclusionProofRequest(_message.Message):
     leaf_index: _builtins.int
     leaf_hash: _builtins.bytes
     tree_size: _builtins.int
-    """The tree to prove inclusion in; the newest checkpoint's when absent."""
+    """The tree to prove inclusion in. When absent: that of the published checkpoint if it holds the leaf, else of the newest."""
     def __init__(
         self,
         *,
@@ -323,7 +354,7 @@ class GetInclusionProofResponse(_message.Message):
     leaf_index: _builtins.int
     tree_size: _builtins.int
     checkpoint: _builtins.bytes
-    """Present when tree_size is the newest; the log keeps no older checkpoints."""
+    """Present when tree_size is the published or the newest one; the log keeps no older checkpoints."""
     @_builtins.property
     def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
@@ -439,28 +470,65 @@ Global___GetEntriesResponse: _TypeAlias = GetEntriesResponse  # noqa: Y015
 class FindEntriesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ALGORITHM_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PURL_FIELD_NUMBER: _builtins.int
+    SIGNER_FIELD_NUMBER: _builtins.int
     FIRST_INDEX_FIELD_NUMBER: _builtins.int
-    algorithm: _builtins.str
-    """"sha256" or "sha512"."""
-    digest: _builtins.bytes
+    name: _builtins.str
+    """The name of a subject, which for releases is the file name."""
+    purl: _builtins.str
+    """A package URL in canonical form: with a version that version, without one every version of the package."""
+    signer: _builtins.bytes
+    """The public key of the signer, as SubjectPublicKeyInfo in DER; for an entry with a certificate, the key in it."""
     first_index: _builtins.int
     """Leaves out entries before this index; for the next page, the last index seen plus one."""
+    @_builtins.property
+    def digest(self) -> Global___Digest:
+        """Any digest of a subject, whatever its algorithm."""
+
+    def __init__(
+        self,
+        *,
+        digest: Global___Digest | None = ...,
+        name: _builtins.str = ...,
+        purl: _builtins.str = ...,
+        signer: _builtins.bytes = ...,
+        first_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "name", b"name", "purl", b"purl", "query", b"query", "signer", b"signer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "first_index", b"first_index", "name", b"name", "purl", b"purl", "query", b"query", "signer", b"signer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["digest", "name", "purl", "signer"]  # noqa: Y015
+    _WhichOneofArgType_query: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_query) -> _WhichOneofReturnType_query | None: ...
+
+Global___FindEntriesRequest: _TypeAlias = FindEntriesRequest  # noqa: Y015
+
+@_typing.final
+class Digest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    algorithm: _builtins.str
+    """As the statement spells it, such as "sha256"."""
+    value: _builtins.bytes
+    """The digest's bytes; for one that a statement does not spell in hexadecimal, the text of it."""
     def __init__(
         self,
         *,
         algorithm: _builtins.str = ...,
-        digest: _builtins.bytes = ...,
-        first_index: _builtins.int = ...,
+        value: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "digest", b"digest", "first_index", b"first_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___FindEntriesRequest: _TypeAlias = FindEntriesRequest  # noqa: Y015
+Global___Digest: _TypeAlias = Digest  # noqa: Y015
 
 @_typing.final
 class FindEntriesResponse(_message.Message):
@@ -469,10 +537,18 @@ class FindEntriesResponse(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    TREE_SIZE_FIELD_NUMBER: _builtins.int
+    NEXT_INDEX_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.bytes
-    """Under which all of the proofs are."""
+    """Under which all of the proofs are: the published one."""
     more: _builtins.bool
-    """There are more."""
+    """There may be more, from next_index on. If not, these are all from first_index to tree_size. A page may be empty and yet
+    not the last: a call looks at so many entries, and some of them may turn out to be others.
+    """
+    tree_size: _builtins.int
+    """The size of the tree of checkpoint."""
+    next_index: _builtins.int
+    """The first_index of the next page, beyond the last index of this one; tree_size if there is none."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___FoundEntry]:
         """In the order of the log; at most GetLogInfoResponse.find_entries_max."""
@@ -483,10 +559,12 @@ class FindEntriesResponse(_message.Message):
         entries: _abc.Iterable[Global___FoundEntry] | None = ...,
         checkpoint: _builtins.bytes = ...,
         more: _builtins.bool = ...,
+        tree_size: _builtins.int = ...,
+        next_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "more", b"more"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "more", b"more", "next_index", b"next_index", "tree_size", b"tree_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -544,6 +622,8 @@ class GetLogInfoResponse(_message.Message):
     BATCH_ENTRIES_MAX_FIELD_NUMBER: _builtins.int
     FIND_ENTRIES_MAX_FIELD_NUMBER: _builtins.int
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
+    WITNESSING_FIELD_NUMBER: _builtins.int
+    FREEZE_FIELD_NUMBER: _builtins.int
     origin: _builtins.str
     vkey: _builtins.str
     """The verifier key of checkpoints (C2SP signed-note)."""
@@ -551,9 +631,15 @@ class GetLogInfoResponse(_message.Message):
     batch_entries_max: _builtins.int
     find_entries_max: _builtins.int
     software_version: _builtins.str
+    freeze: _builtins.bytes
+    """Of a frozen log the signed note that says so: its last checkpoint, with extension lines (docs/formats/freeze.md)."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The accepted kinds with their versions, such as "attestation/0.0.1"."""
+
+    @_builtins.property
+    def witnessing(self) -> Global___Witnessing:
+        """Absent when the log asks no witnesses."""
 
     def __init__(
         self,
@@ -565,11 +651,88 @@ class GetLogInfoResponse(_message.Message):
         batch_entries_max: _builtins.int = ...,
         find_entries_max: _builtins.int = ...,
         software_version: _builtins.str = ...,
+        witnessing: Global___Witnessing | None = ...,
+        freeze: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["witnessing", b"witnessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_entries_max", b"batch_entries_max", "entry_bytes_max", b"entry_bytes_max", "find_entries_max", b"find_entries_max", "kinds", b"kinds", "origin", b"origin", "software_version", b"software_version", "vkey", b"vkey"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_entries_max", b"batch_entries_max", "entry_bytes_max", b"entry_bytes_max", "find_entries_max", b"find_entries_max", "freeze", b"freeze", "kinds", b"kinds", "origin", b"origin", "software_version", b"software_version", "vkey", b"vkey", "witnessing", b"witnessing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetLogInfoResponse: _TypeAlias = GetLogInfoResponse  # noqa: Y015
+
+@_typing.final
+class Witnessing(_message.Message):
+    """How it stands with the log's witnesses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAIL_OPEN_FIELD_NUMBER: _builtins.int
+    QUORUM_MET_FIELD_NUMBER: _builtins.int
+    PUBLISHED_SIZE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
+    fail_open: _builtins.bool
+    """Checkpoints are published even if too few witnesses cosigned them."""
+    quorum_met: _builtins.bool
+    """The published checkpoint has the cosignatures that the policy asks for."""
+    published_size: _builtins.int
+    problem: _builtins.str
+    """Why the newest checkpoint is not published, or lacks cosignatures; empty when all is well."""
+    @_builtins.property
+    def witnesses(self) -> _containers.RepeatedCompositeFieldContainer[Global___WitnessState]: ...
+    def __init__(
+        self,
+        *,
+        fail_open: _builtins.bool = ...,
+        quorum_met: _builtins.bool = ...,
+        published_size: _builtins.int = ...,
+        problem: _builtins.str = ...,
+        witnesses: _abc.Iterable[Global___WitnessState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fail_open", b"fail_open", "problem", b"problem", "published_size", b"published_size", "quorum_met", b"quorum_met", "witnesses", b"witnesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Witnessing: _TypeAlias = Witnessing  # noqa: Y015
+
+@_typing.final
+class WitnessState(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VKEY_FIELD_NUMBER: _builtins.int
+    COSIGNED_SIZE_FIELD_NUMBER: _builtins.int
+    COSIGNED_AT_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    ALARM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The witness's name in the log's policy."""
+    vkey: _builtins.str
+    cosigned_size: _builtins.int
+    """The largest checkpoint that it cosigned for this log process, and when (POSIX seconds); 0 for none."""
+    cosigned_at: _builtins.int
+    problem: _builtins.str
+    """Why its last answer was no cosignature; empty when it was one."""
+    alarm: _builtins.str
+    """It contradicts the log: one of the two has lost or forged something. Stays until the log is restarted."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        vkey: _builtins.str = ...,
+        cosigned_size: _builtins.int = ...,
+        cosigned_at: _builtins.int = ...,
+        problem: _builtins.str = ...,
+        alarm: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "cosigned_at", b"cosigned_at", "cosigned_size", b"cosigned_size", "name", b"name", "problem", b"problem", "vkey", b"vkey"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WitnessState: _TypeAlias = WitnessState  # noqa: Y015

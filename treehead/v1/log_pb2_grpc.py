@@ -89,8 +89,10 @@ class LogServicer:
         holds it. An entry that is there already gets its first index and a current proof.
 
         INVALID_ARGUMENT: the entry is malformed, too large, of an unknown kind, or its signature does not verify; the message
-        names the field. RESOURCE_EXHAUSTED: the log is busy; try again. UNAVAILABLE: the outcome is unknown; trying again is
-        safe, whatever it was.
+        names the field. PERMISSION_DENIED: a rule of the log does not let this signer log this; the message names the rule.
+        FAILED_PRECONDITION: the log is frozen and takes no entries any more; the message names its successor.
+        RESOURCE_EXHAUSTED: the log is busy, or this signer or address has sent too much; try again. UNAVAILABLE: the outcome
+        is unknown, or the entry is logged and too few witnesses have cosigned it; trying again is safe, whatever it was.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,14 +107,15 @@ class LogServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCheckpoint(self, request, context):
-        """The newest checkpoint.
+        """The newest published checkpoint, with the cosignatures of its witnesses. All who ask are shown the same one, so that
+        they can compare. A checkpoint that came with a proof may be larger; it is published within a moment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchCheckpoints(self, request, context):
-        """The newest checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
+        """The newest published checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
         ten minutes, at which the stream ends: call again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -127,7 +130,7 @@ class LogServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetConsistencyProof(self, request, context):
-        """OUT_OF_RANGE: not first_size <= second_size <= the newest size.
+        """OUT_OF_RANGE: not first_size <= second_size <= the log's size.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,7 +144,8 @@ class LogServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FindEntries(self, request, context):
-        """The entries that speak of an artifact, each with its inclusion proof under one checkpoint.
+        """The entries that are found by a digest, name, package or signer, each with its inclusion proof under one checkpoint.
+        INVALID_ARGUMENT: the query is malformed; the message names the field.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,27 +39,33 @@ class LogStub:
     holds it. An entry that is there already gets its first index and a current proof.
 
     INVALID_ARGUMENT: the entry is malformed, too large, of an unknown kind, or its signature does not verify; the message
-    names the field. RESOURCE_EXHAUSTED: the log is busy; try again. UNAVAILABLE: the outcome is unknown; trying again is
-    safe, whatever it was.
+    names the field. PERMISSION_DENIED: a rule of the log does not let this signer log this; the message names the rule.
+    FAILED_PRECONDITION: the log is frozen and takes no entries any more; the message names its successor.
+    RESOURCE_EXHAUSTED: the log is busy, or this signer or address has sent too much; try again. UNAVAILABLE: the outcome
+    is unknown, or the entry is logged and too few witnesses have cosigned it; trying again is safe, whatever it was.
     """
     AddEntries: _grpc.UnaryUnaryMultiCallable[_log_pb2.AddEntriesRequest, _log_pb2.AddEntriesResponse]
     """AddEntry for many entries. Each gets a result of its own; those admitted become durable together. The whole request is
     at most 2 MiB.
     """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_log_pb2.GetCheckpointRequest, _log_pb2.GetCheckpointResponse]
-    """The newest checkpoint."""
+    """The newest published checkpoint, with the cosignatures of its witnesses. All who ask are shown the same one, so that
+    they can compare. A checkpoint that came with a proof may be larger; it is published within a moment.
+    """
     WatchCheckpoints: _grpc.UnaryStreamMultiCallable[_log_pb2.WatchCheckpointsRequest, _log_pb2.WatchCheckpointsResponse]
-    """The newest checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
+    """The newest published checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
     ten minutes, at which the stream ends: call again.
     """
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_log_pb2.GetInclusionProofRequest, _log_pb2.GetInclusionProofResponse]
     """NOT_FOUND: the log has no such leaf. OUT_OF_RANGE: the tree is not that large, or the leaf is beyond that size."""
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_log_pb2.GetConsistencyProofRequest, _log_pb2.GetConsistencyProofResponse]
-    """OUT_OF_RANGE: not first_size <= second_size <= the newest size."""
+    """OUT_OF_RANGE: not first_size <= second_size <= the log's size."""
     GetEntries: _grpc.UnaryStreamMultiCallable[_log_pb2.GetEntriesRequest, _log_pb2.GetEntriesResponse]
     """Entries in order, up to the size that the log had when the call began. OUT_OF_RANGE: the log is not that large."""
     FindEntries: _grpc.UnaryUnaryMultiCallable[_log_pb2.FindEntriesRequest, _log_pb2.FindEntriesResponse]
-    """The entries that speak of an artifact, each with its inclusion proof under one checkpoint."""
+    """The entries that are found by a digest, name, package or signer, each with its inclusion proof under one checkpoint.
+    INVALID_ARGUMENT: the query is malformed; the message names the field.
+    """
     GetLogInfo: _grpc.UnaryUnaryMultiCallable[_log_pb2.GetLogInfoRequest, _log_pb2.GetLogInfoResponse]
     """Who the log is and what it accepts. Not authenticated: a client's policy says which key counts."""
 
@@ -71,27 +77,33 @@ class LogAsyncStub(LogStub):
     holds it. An entry that is there already gets its first index and a current proof.
 
     INVALID_ARGUMENT: the entry is malformed, too large, of an unknown kind, or its signature does not verify; the message
-    names the field. RESOURCE_EXHAUSTED: the log is busy; try again. UNAVAILABLE: the outcome is unknown; trying again is
-    safe, whatever it was.
+    names the field. PERMISSION_DENIED: a rule of the log does not let this signer log this; the message names the rule.
+    FAILED_PRECONDITION: the log is frozen and takes no entries any more; the message names its successor.
+    RESOURCE_EXHAUSTED: the log is busy, or this signer or address has sent too much; try again. UNAVAILABLE: the outcome
+    is unknown, or the entry is logged and too few witnesses have cosigned it; trying again is safe, whatever it was.
     """
     AddEntries: _aio.UnaryUnaryMultiCallable[_log_pb2.AddEntriesRequest, _log_pb2.AddEntriesResponse]  # type: ignore[assignment]
     """AddEntry for many entries. Each gets a result of its own; those admitted become durable together. The whole request is
     at most 2 MiB.
     """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_log_pb2.GetCheckpointRequest, _log_pb2.GetCheckpointResponse]  # type: ignore[assignment]
-    """The newest checkpoint."""
+    """The newest published checkpoint, with the cosignatures of its witnesses. All who ask are shown the same one, so that
+    they can compare. A checkpoint that came with a proof may be larger; it is published within a moment.
+    """
     WatchCheckpoints: _aio.UnaryStreamMultiCallable[_log_pb2.WatchCheckpointsRequest, _log_pb2.WatchCheckpointsResponse]  # type: ignore[assignment]
-    """The newest checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
+    """The newest published checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
     ten minutes, at which the stream ends: call again.
     """
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_log_pb2.GetInclusionProofRequest, _log_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
     """NOT_FOUND: the log has no such leaf. OUT_OF_RANGE: the tree is not that large, or the leaf is beyond that size."""
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_log_pb2.GetConsistencyProofRequest, _log_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
-    """OUT_OF_RANGE: not first_size <= second_size <= the newest size."""
+    """OUT_OF_RANGE: not first_size <= second_size <= the log's size."""
     GetEntries: _aio.UnaryStreamMultiCallable[_log_pb2.GetEntriesRequest, _log_pb2.GetEntriesResponse]  # type: ignore[assignment]
     """Entries in order, up to the size that the log had when the call began. OUT_OF_RANGE: the log is not that large."""
     FindEntries: _aio.UnaryUnaryMultiCallable[_log_pb2.FindEntriesRequest, _log_pb2.FindEntriesResponse]  # type: ignore[assignment]
-    """The entries that speak of an artifact, each with its inclusion proof under one checkpoint."""
+    """The entries that are found by a digest, name, package or signer, each with its inclusion proof under one checkpoint.
+    INVALID_ARGUMENT: the query is malformed; the message names the field.
+    """
     GetLogInfo: _aio.UnaryUnaryMultiCallable[_log_pb2.GetLogInfoRequest, _log_pb2.GetLogInfoResponse]  # type: ignore[assignment]
     """Who the log is and what it accepts. Not authenticated: a client's policy says which key counts."""
 
@@ -106,8 +118,10 @@ class LogServicer(metaclass=_abc_1.ABCMeta):
         holds it. An entry that is there already gets its first index and a current proof.
 
         INVALID_ARGUMENT: the entry is malformed, too large, of an unknown kind, or its signature does not verify; the message
-        names the field. RESOURCE_EXHAUSTED: the log is busy; try again. UNAVAILABLE: the outcome is unknown; trying again is
-        safe, whatever it was.
+        names the field. PERMISSION_DENIED: a rule of the log does not let this signer log this; the message names the rule.
+        FAILED_PRECONDITION: the log is frozen and takes no entries any more; the message names its successor.
+        RESOURCE_EXHAUSTED: the log is busy, or this signer or address has sent too much; try again. UNAVAILABLE: the outcome
+        is unknown, or the entry is logged and too few witnesses have cosigned it; trying again is safe, whatever it was.
         """
 
     @_abc_1.abstractmethod
@@ -126,7 +140,9 @@ class LogServicer(metaclass=_abc_1.ABCMeta):
         request: _log_pb2.GetCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_log_pb2.GetCheckpointResponse, _abc.Awaitable[_log_pb2.GetCheckpointResponse]]:
-        """The newest checkpoint."""
+        """The newest published checkpoint, with the cosignatures of its witnesses. All who ask are shown the same one, so that
+        they can compare. A checkpoint that came with a proof may be larger; it is published within a moment.
+        """
 
     @_abc_1.abstractmethod
     def WatchCheckpoints(
@@ -134,7 +150,7 @@ class LogServicer(metaclass=_abc_1.ABCMeta):
         request: _log_pb2.WatchCheckpointsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_log_pb2.WatchCheckpointsResponse], _abc.AsyncIterator[_log_pb2.WatchCheckpointsResponse]]:
-        """The newest checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
+        """The newest published checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
         ten minutes, at which the stream ends: call again.
         """
 
@@ -152,7 +168,7 @@ class LogServicer(metaclass=_abc_1.ABCMeta):
         request: _log_pb2.GetConsistencyProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_log_pb2.GetConsistencyProofResponse, _abc.Awaitable[_log_pb2.GetConsistencyProofResponse]]:
-        """OUT_OF_RANGE: not first_size <= second_size <= the newest size."""
+        """OUT_OF_RANGE: not first_size <= second_size <= the log's size."""
 
     @_abc_1.abstractmethod
     def GetEntries(
@@ -168,7 +184,9 @@ class LogServicer(metaclass=_abc_1.ABCMeta):
         request: _log_pb2.FindEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_log_pb2.FindEntriesResponse, _abc.Awaitable[_log_pb2.FindEntriesResponse]]:
-        """The entries that speak of an artifact, each with its inclusion proof under one checkpoint."""
+        """The entries that are found by a digest, name, package or signer, each with its inclusion proof under one checkpoint.
+        INVALID_ARGUMENT: the query is malformed; the message names the field.
+        """
 
     @_abc_1.abstractmethod
     def GetLogInfo(

@@ -47,11 +47,15 @@ class Term(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """An entry that may enter the log: checked, hashed, and with the terms that it is to be found by."""
+    """An entry that may enter the log: checked, hashed, and with the terms that it is to be found by.
+
+    `signer` is the SHA-256 of the signer's key (SubjectPublicKeyInfo); None for what nobody signed. It is not stored.
+    """
 
     leaf: bytes
     leaf_hash: bytes
     terms: frozenset[Term] = frozenset()
+    signer: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +133,49 @@ class Sequencing(Protocol):
         """
 
 
+class Publishing(Protocol):
+    """What an engine keeps of the checkpoints that the log has shown to everyone, and of its end."""
+
+    async def publish(self, note: bytes, *, size: int) -> None:
+        """Keep the published checkpoint, of a tree of `size`, in the place of the one before; durable on return.
+
+        The sizes of all that were published are kept.
+
+        Raises:
+            StorageError: nothing was written.
+            UnknownOutcomeError: the commit failed; see the module.
+        """
+
+    async def read_published(self) -> bytes | None:
+        """The note that was published last; None for a log that never did.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+
+    async def was_published(self, *, first_size: int, end_size: int) -> bool:
+        """Whether a checkpoint of a size from `first_size` to before `end_size` was ever published.
+
+        Raises:
+            StorageError: that cannot be read.
+        """
+
+    async def freeze(self, note: bytes) -> None:
+        """Keep the note that ends the log, once and for all; durable on return. The log has to be frozen by its server.
+
+        Raises:
+            StorageError: there is one already, or it was not written.
+            UnknownOutcomeError: the commit failed; see the module.
+        """
+
+    async def read_freeze(self) -> bytes | None:
+        """The note that ended the log; None for one that goes on.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+
+
 class Reading(Protocol):
     """The reading half of an engine. Each method raises `StorageError` when it cannot answer."""
 
@@ -141,6 +188,9 @@ class Reading(Protocol):
         There is at least one if there is one at all, however large.
         """
 
+    async def read_leaf_sizes(self, *, first_index: int, end_index: int) -> Sequence[int]:
+        """How many bytes each of the leaves has, from `first_index` to before `end_index`, all of which there are."""
+
     async def find_leaf(self, leaf_hash: bytes) -> int | None:
         """The index of the leaf with this hash, of which there is at most one."""
 
@@ -152,7 +202,7 @@ class Reading(Protocol):
         """
 
 
-class Storage(Sequencing, Reading, Protocol):
+class Storage(Sequencing, Publishing, Reading, Protocol):
     """An engine, open on one log."""
 
     async def close(self) -> None:

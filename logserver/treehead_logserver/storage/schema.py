@@ -4,8 +4,11 @@
     lookups, recent                   by what entries are found: see `lookups`
     tiles        level << 56 | number -> the full tile with its inner nodes, 16,352 bytes; written once
     tree         one row: size, compact range, signed checkpoint
+    publications size of each checkpoint that was published
+    notes        name -> signed note: "published", the newest of those, and "freeze", which ends the log
 
-Version 1 had wide rows for digests, an index of leaf hashes of its own, and tiles without their inner nodes.
+Version 1 had wide rows for digests, an index of leaf hashes of its own, and tiles without their inner nodes. Version 2
+published every checkpoint, and found entries by hash and by two kinds of digests only.
 """
 
 from __future__ import annotations
@@ -15,11 +18,19 @@ import sqlite3
 from pathlib import Path
 from typing import cast
 
-from treehead.errors import StorageError
+from treehead.entry import parse_entry
+from treehead.errors import StorageError, TreeheadError
 from treehead.sqlite import Schema, read_version
 from treehead.tile import ExpandedTile, format_expanded_tile
 from treehead_logserver.storage import lookups
 from treehead_logserver.storage.base import Term
+from treehead_logserver.terms import terms_of
+
+_PUBLICATIONS = """
+create table publications (size integer primary key);
+create table notes (name text primary key, note blob not null) without rowid;
+"""
+_ENTRIES_AT_ONCE = 16_384
 
 
 def _from_version_1(connection: sqlite3.Connection) -> None:
@@ -34,6 +45,26 @@ def _from_version_1(connection: sqlite3.Connection) -> None:
         "drop table digests",
     ):
         connection.execute(statement)
+
+
+def _from_version_2(connection: sqlite3.Connection) -> None:
+    for statement in filter(str.strip, _PUBLICATIONS.split(";")):
+        connection.execute(statement)
+    first = 0
+    while rows := connection.execute(
+        "select leaf_index, leaf from entries where leaf_index >= ? order by leaf_index limit ?",
+        (first, _ENTRIES_AT_ONCE),
+    ).fetchall():
+        pairs = sorted((key, index) for index, leaf in rows for key in map(lookups.key_of_term, _terms_of_leaf(leaf)))
+        lookups.insert_pairs(connection, "insert or ignore into lookups", pairs)
+        first = rows[-1][0] + 1
+
+
+def _terms_of_leaf(leaf: bytes) -> frozenset[Term]:
+    try:
+        return terms_of(parse_entry(leaf))
+    except TreeheadError:
+        return frozenset()  # any bytes, in a log that takes them
 
 
 def _expanded(hashes: bytes) -> bytes:
@@ -63,7 +94,7 @@ def read_unmarked_checkpoint(path: Path) -> bytes | None:
 SCHEMA = Schema(
     owner="log",
     application_id=0x54485244,  # "THRD"
-    version=2,
+    version=3,
     statements=f"""
 create table entries (leaf_index integer primary key, leaf blob not null);
 {lookups.TABLES}
@@ -72,6 +103,7 @@ create table tree (
     one integer primary key check (one = 1),
     size integer not null, compact_range blob not null, checkpoint blob not null
 );
+{_PUBLICATIONS}
 """,
-    migrations={1: _from_version_1},
+    migrations={1: _from_version_1, 2: _from_version_2},
 )

@@ -50,6 +50,10 @@ WAL_PAGES_MAX = 4_096
 WAL_BYTES_KEPT = 67_108_864
 """What the file of the write-ahead log is cut back to after such a reader."""
 
+_PUBLISHED = "published"
+_FREEZE = "freeze"
+"""The names of notes."""
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -122,11 +126,29 @@ class SqliteStorage:
     async def tidy(self) -> bool:
         return await self._run(self._writer, self._write, self._tidy)
 
+    async def publish(self, note: bytes, *, size: int) -> None:
+        await self._run(self._writer, self._write, self._publish, note, size)
+
+    async def freeze(self, note: bytes) -> None:
+        await self._run(self._writer, self._write, self._freeze, note)
+
+    async def read_published(self) -> bytes | None:
+        return self._ask(_read_note, _PUBLISHED)
+
+    async def read_freeze(self) -> bytes | None:
+        return self._ask(_read_note, _FREEZE)
+
+    async def was_published(self, *, first_size: int, end_size: int) -> bool:
+        return self._ask(_was_published, first_size, end_size)
+
     async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:
         return self._ask(_read_tiles, tiles)
 
     async def read_leaves(self, *, first_index: int, end_index: int, bytes_max: int) -> Sequence[bytes]:
         return await self._run(self._scanner, _read_leaves, first_index, end_index, bytes_max)
+
+    async def read_leaf_sizes(self, *, first_index: int, end_index: int) -> Sequence[int]:
+        return await self._run(self._scanner, _read_leaf_sizes, first_index, end_index)
 
     async def find_leaf(self, leaf_hash: bytes) -> int | None:
         return self._ask(self._find_leaves, [leaf_hash], [key_of_leaf(leaf_hash)]).get(leaf_hash)
@@ -199,16 +221,26 @@ class SqliteStorage:
                 return placed
             extension = extend(fresh[0][0], [candidate.leaf_hash for _, candidate in fresh])
             self._insert(connection, fresh, pairs, extension)
-        try:
-            connection.execute("commit")
-        except sqlite3.Error as exc:
-            raise UnknownOutcomeError(f"the commit failed ({exc}), and its outcome is unknown") from exc
+        _commit(connection)
         self._lookups.committed(pairs)
         try:
             settle(extension.state)
         except StorageError as exc:
             raise UnknownOutcomeError(f"the commit is durable, but what has to follow it failed: {exc}") from exc
         return placed
+
+    def _publish(self, connection: sqlite3.Connection, note: bytes, size: int) -> None:
+        with _begun(connection):
+            connection.execute("insert or ignore into publications values (?)", (size,))
+            connection.execute("insert or replace into notes values (?, ?)", (_PUBLISHED, note))
+        _commit(connection)
+
+    def _freeze(self, connection: sqlite3.Connection, note: bytes) -> None:
+        with _begun(connection):
+            if _read_note(connection, _FREEZE) is not None:
+                raise StorageError("the log is frozen already")
+            connection.execute("insert into notes values (?, ?)", (_FREEZE, note))
+        _commit(connection)
 
     def _tidy(self, connection: sqlite3.Connection) -> bool:
         if not self._lookups.is_behind:
@@ -308,6 +340,13 @@ def _begun(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def _commit(connection: sqlite3.Connection) -> None:
+    try:
+        connection.execute("commit")
+    except sqlite3.Error as exc:
+        raise UnknownOutcomeError(f"the commit failed ({exc}), and its outcome is unknown") from exc
+
+
 def _roll_back(connection: sqlite3.Connection) -> None:
     # Some errors, a full disk for one, have rolled the transaction back already.
     if connection.in_transaction:
@@ -363,6 +402,24 @@ def _read_leaves(connection: sqlite3.Connection, first_index: int, end_index: in
                 break
             leaves.append(leaf)
     return leaves
+
+
+def _read_leaf_sizes(connection: sqlite3.Connection, first_index: int, end_index: int) -> Sequence[int]:
+    select = "select length(leaf) from entries where leaf_index >= ? and leaf_index < ? order by leaf_index"
+    sizes = [size for (size,) in connection.execute(select, (first_index, end_index))]
+    if len(sizes) != end_index - first_index:
+        raise StorageError(f"the database has lost entries between {first_index} and {end_index}")
+    return sizes
+
+
+def _read_note(connection: sqlite3.Connection, name: str) -> bytes | None:
+    row = connection.execute("select note from notes where name = ?", (name,)).fetchone()
+    return None if row is None else _bytes(row[0], what=f"the note {name}")
+
+
+def _was_published(connection: sqlite3.Connection, first_size: int, end_size: int) -> bool:
+    select = "select 1 from publications where size >= ? and size < ? limit 1"
+    return connection.execute(select, (first_size, end_size)).fetchone() is not None
 
 
 def _find_older(

@@ -1,0 +1,31 @@
+"""`POST /add`: any bytes become an entry, for logs that take them. The answer is the index, in decimal.
+
+The field's load generators speak this, and so does whoever has nothing but curl.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from treehead.encoding import format_decimal
+from treehead.errors import TreeheadError
+from treehead.tile import ENTRY_BYTES_MAX
+from treehead_logserver.http.answering import read_body
+from treehead_logserver.intake import Intake
+
+
+class AddFace:
+    """Takes entries as they are."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    async def add(self, request: Request) -> Response:
+        """POST /add."""
+        leaf = await read_body(request, bytes_max=ENTRY_BYTES_MAX, what="entry")
+        address = request.client.host if request.client else ""
+        (outcome,) = (await self._intake.log([leaf], face="add", address=address, witnessed=False)).outcomes
+        if isinstance(outcome, TreeheadError):
+            raise outcome
+        return Response(format_decimal(outcome.leaf_index), media_type="text/plain; charset=utf-8")

@@ -1,0 +1,109 @@
+"""What all faces do alike with a request: read its body within bounds, and turn what goes wrong into one sentence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from treehead.encoding import parse_decimal
+from treehead.errors import MalformedError, StorageError, TooLargeError, TreeheadError
+from treehead_logserver.http.errors import MediaTypeError, headers_of, sentence_of, status_of
+from treehead_logserver.journal import REFUSALS, REQUEST, REQUEST_ID, RequestId
+from treehead_logserver.metrics import Metrics
+
+_LOG = logging.getLogger(__name__)
+_REFUSALS = logging.getLogger(REFUSALS)
+
+_TEXT = "text/plain; charset=utf-8"
+_DEFECT = "the log made a mistake, and its operator finds it in the journal"
+_GONE = 499
+"""What is counted when nobody waits for the answer any more."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+FormatError = Callable[[int, str], Response]
+"""Makes the answer of a status and a sentence; a face may have a form of its own for it."""
+
+
+def format_text(status: int, sentence: str) -> Response:
+    """The sentence as plain text."""
+    return Response(f"{sentence}\n", status_code=status, media_type=_TEXT)
+
+
+class Answering:
+    """Wraps the handlers of one log."""
+
+    def __init__(self, *, metrics: Metrics, retry_ms: int) -> None:
+        self._metrics = metrics
+        self._retry_ms = retry_ms
+
+    def by(self, handler: Handler, *, face: str, format_error: FormatError = format_text) -> Handler:
+        """The handler, which now raises nothing, and is counted under the name of its face."""
+        seconds = self._metrics.http_seconds.labels(face)
+        requests = self._metrics.http_requests
+
+        async def answer(request: Request) -> Response:
+            began = perf_counter()
+            REQUEST.set(RequestId(lambda: request.headers.get(REQUEST_ID)))
+            response = await self._answer(handler, request, format_error)
+            requests.labels(face, response.status_code).inc()
+            seconds.observe(perf_counter() - began)
+            return response
+
+        return answer
+
+    async def _answer(self, handler: Handler, request: Request, format_error: FormatError) -> Response:
+        try:
+            return await handler(request)
+        except TreeheadError as exc:
+            status, sentence, headers = status_of(exc), sentence_of(exc), headers_of(exc, retry_ms=self._retry_ms)
+            _report(exc, status)
+        except ClientDisconnect:
+            return Response(status_code=_GONE)
+        except Exception:  # noqa: BLE001 -- it is logged, and the caller learns no more than that it happened
+            _LOG.exception("a request failed over a defect of Treehead")
+            status, sentence, headers = 500, _DEFECT, {}
+        response = format_error(status, sentence)
+        response.headers.update(headers)
+        response.headers[REQUEST_ID] = str(REQUEST.get())
+        return response
+
+
+def _report(error: TreeheadError, status: int) -> None:
+    if isinstance(error, StorageError):
+        _LOG.error("%s", error)
+    elif status >= 500:
+        _LOG.warning("answered %d: %s", status, error)
+    elif status != 404:
+        _REFUSALS.info("answered %d: %s", status, error)
+
+
+async def read_body(request: Request, *, bytes_max: int, what: str) -> bytes:
+    """The body of a request; `HttpBounds` says how long it may take to come.
+
+    Raises:
+        TooLargeError: it is larger; no more than that was read.
+        MediaTypeError: it is compressed: what it would become cannot be known before it is.
+    """
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise MediaTypeError("the body is compressed (Content-Encoding), and is only taken as it is")
+    declared = request.headers.get("content-length")
+    too_large = TooLargeError(f"{what} is larger than {bytes_max} bytes")
+    if declared is not None and _is_larger(declared, bytes_max):
+        raise too_large
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > bytes_max:
+            raise too_large
+    return bytes(body)
+
+
+def _is_larger(declared: str, bytes_max: int) -> bool:
+    try:
+        return parse_decimal(declared, what="Content-Length", maximum=bytes_max) > bytes_max
+    except MalformedError:
+        return True  # a number that is larger, or none; with none the parser would have refused it

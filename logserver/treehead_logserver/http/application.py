@@ -1,0 +1,53 @@
+"""The routes of the HTTP listener."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from treehead_logserver.freeze import Freeze
+from treehead_logserver.http.add import AddFace
+from treehead_logserver.http.answering import Answering
+from treehead_logserver.http.errors import NotFoundError
+from treehead_logserver.http.operations import OperationsFace
+from treehead_logserver.http.rekor import RekorFace, format_refusal
+from treehead_logserver.http.tiles import TilesFace
+
+_REKOR_PREFIX = "/api/v2"
+"""Where clients of Rekor v2 look for everything, the tiles included."""
+
+
+def make_application(
+    answering: Answering,
+    *,
+    tiles: TilesFace,
+    operations: OperationsFace,
+    add: AddFace | None,
+    rekor: RekorFace | None,
+    freeze: Freeze | None,
+) -> Starlette:
+    """The ASGI application of a log; a face that is None is not there."""
+
+    def routes() -> Iterator[Route]:
+        if add is not None:
+            yield Route("/add", answering.by(add.add, face="add"), methods=["POST"])
+        if rekor is not None:
+            create = answering.by(rekor.create_entry, face="rekor", format_error=format_refusal)
+            yield Route(f"{_REKOR_PREFIX}/log/entries", create, methods=["POST"])
+        for prefix in ("", *([_REKOR_PREFIX] if rekor is not None else [])):
+            yield Route(f"{prefix}/checkpoint", answering.by(tiles.checkpoint, face="checkpoint"))
+            yield Route(f"{prefix}/tile/{{path:path}}", answering.by(tiles.tile, face="tile"))
+        yield Route("/freeze", answering.by(_freeze_note, face="freeze"))
+        yield Route("/healthz", answering.by(operations.healthz, face="healthz"))
+        yield Route("/metrics", answering.by(operations.metrics, face="metrics"))
+
+    async def _freeze_note(request: Request) -> Response:
+        if freeze is None:
+            raise NotFoundError("the log is not frozen")
+        return Response(freeze.note, media_type="text/plain; charset=utf-8")
+
+    return Starlette(routes=list(routes()))

@@ -1,0 +1,107 @@
+"""Submissions, whatever face they come in by: admitted, charged, logged, and answered with a head that holds them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from treehead.errors import TreeheadError, UnavailableError
+from treehead_logserver.admission import Admission
+from treehead_logserver.backlog import BusyError
+from treehead_logserver.freeze import Freeze, FrozenError
+from treehead_logserver.heads import Head, Heads
+from treehead_logserver.metrics import Metrics
+from treehead_logserver.publisher import Publisher
+from treehead_logserver.quota import Quotas
+from treehead_logserver.sequencer import Sequencer
+from treehead_logserver.storage.base import Candidate, Placed, Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """What became of the leaves of one submission.
+
+    Attributes:
+        outcomes: for each leaf its place, or why it was not admitted.
+        head: holds all that have a place.
+    """
+
+    outcomes: Sequence[Placed | TreeheadError]
+    head: Head
+
+
+class Intake:
+    """Takes submissions. For one event loop."""
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        quotas: Quotas,
+        sequencer: Sequencer,
+        storage: Reading,
+        heads: Heads,
+        publisher: Publisher,
+        freeze: Freeze | None,
+        metrics: Metrics,
+    ) -> None:
+        self._admission = admission
+        self._quotas = quotas
+        self._sequencer = sequencer
+        self._storage = storage
+        self._heads = heads
+        self._publisher = publisher
+        self._freeze = freeze
+        self._counted = metrics.submissions
+
+    async def log(self, leaves: Sequence[bytes], *, face: str, address: str, witnessed: bool) -> Logged:
+        """Make leaves part of the log, those that are admitted together; `address` is the submitter's.
+
+        With `witnessed`, the head is a published one. They are counted under the name of the face.
+
+        Raises:
+            FrozenError: the log takes no more entries.
+            BusyError: too many wait, or the submitter or a signer has sent too much; nothing was done.
+            UnavailableError: the outcome is unknown, or it is logged and not witnessed in time; to try again is safe.
+        """
+        try:
+            logged = await self._log(leaves, address=address, witnessed=witnessed)
+        except TreeheadError as exc:
+            self._counted.labels(face, _outcome_of(exc)).inc(len(leaves))
+            raise
+        for outcome, count in Counter(map(_outcome_of, logged.outcomes)).items():
+            self._counted.labels(face, outcome).inc(count)
+        return logged
+
+    async def _log(self, leaves: Sequence[bytes], *, address: str, witnessed: bool) -> Logged:
+        if self._freeze is not None:
+            raise FrozenError(self._freeze.successor)
+        self._quotas.charge_address(address, len(leaves))
+        admitted = await self._admission.admit(leaves)
+        for item in admitted:
+            # First, since a defect of ours fails the call, which then must not have logged the others.
+            if not isinstance(item, Candidate | TreeheadError):
+                raise item
+        candidates = [item for item in admitted if isinstance(item, Candidate)]
+        await self._quotas.charge_signers(candidates, self._storage)
+        places = await self._sequencer.submit(candidates)
+        head = self._heads.newest
+        if witnessed and places:
+            head = await self._publisher.published_with(max(place.leaf_index for place in places))
+        rest = iter(places)
+        outcomes = [item if isinstance(item, TreeheadError) else next(rest) for item in admitted]
+        return Logged(outcomes=outcomes, head=head)
+
+
+def _outcome_of(item: Placed | TreeheadError) -> str:
+    """The value of the label `outcome`."""
+    match item:
+        case Placed():
+            return "duplicate" if item.duplicate else "added"
+        case BusyError():
+            return "busy"
+        case UnavailableError():
+            return "unavailable"
+        case _:
+            return "refused"

@@ -1,0 +1,79 @@
+"""A log taken into this process's hands: its directory locked, its key at hand, its tree recovered and held against what
+it has signed. Whatever goes on from the tree begins here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from treehead.checkpoint import open_checkpoint
+from treehead.datadir import locked, read_vkey, signing_key
+from treehead.errors import MalformedError, SignatureError, StorageError
+from treehead.keys import SigningKey, VerifierKey
+from treehead.tile import RightEdge
+from treehead_logserver.datadir import DataDirectory
+from treehead_logserver.highwater import HighWaterMark, create_mark
+from treehead_logserver.recovery import check_mark, recover_edge
+from treehead_logserver.storage.base import TreeState
+from treehead_logserver.storage.schema import read_unmarked_checkpoint
+from treehead_logserver.storage.sqlite import SqliteStorage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedLog:
+    """What there is of a log before anything is served."""
+
+    vkey: VerifierKey
+    key: SigningKey
+    mark: HighWaterMark
+    storage: SqliteStorage
+    state: TreeState
+    edge: RightEdge
+
+
+@contextlib.asynccontextmanager
+async def opened_log(directory: DataDirectory, *, passphrase: bytes | None) -> AsyncIterator[OpenedLog]:
+    """Open the log in a directory, and on leaving close it.
+
+    Raises:
+        UsageError: the directory holds no log, or its key cannot be opened.
+        StorageError: the directory is in use, or the database is damaged, or older than what the log has signed.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        vkey = read_vkey(directory)
+        stack.enter_context(locked(directory))
+        key = stack.enter_context(signing_key(directory, vkey=vkey, passphrase=passphrase))
+        mark = _open_mark(directory, vkey)
+        stack.callback(mark.close)  # after the storage, whose last commit may still note what it settled
+        storage = await SqliteStorage.open(directory.database)
+        stack.push_async_callback(storage.close)
+        state = await storage.read_state()
+        edge = await recover_edge(storage, state, vkey=vkey)
+        with _advising(directory):
+            await check_mark(storage, edge, mark.newest)
+        # What an earlier process committed and did not come to show is shown from now on. It is noted even if it was
+        # noted before: that may have reached the cache only.
+        mark.raise_to(state.size, state.checkpoint)
+        yield OpenedLog(vkey=vkey, key=key, mark=mark, storage=storage, state=state, edge=edge)
+
+
+def _open_mark(directory: DataDirectory, vkey: VerifierKey) -> HighWaterMark:
+    """The high-water mark; a log of the first version, which had none, is given one."""
+    if not directory.mark.exists() and (checkpoint := read_unmarked_checkpoint(directory.database)) is not None:
+        try:
+            open_checkpoint(checkpoint, key=vkey)
+        except (MalformedError, SignatureError) as exc:
+            raise StorageError(f"the database's checkpoint is not by {vkey.name}: {exc}") from exc
+        create_mark(directory.mark, checkpoint)
+    with _advising(directory):
+        return HighWaterMark.open(directory.mark, vkey=vkey)
+
+
+@contextlib.contextmanager
+def _advising(directory: DataDirectory) -> Iterator[None]:
+    """What is wrong with the mark, or with the database by what it says, ends with where to read on."""
+    try:
+        yield
+    except StorageError as exc:
+        raise type(exc)(f"{exc}; treehead-log recover --data {directory.path} says what to do") from exc

@@ -1,0 +1,239 @@
+"""Publication: on an interval the newest head goes to the witnesses, and then to everybody.
+
+Each commit has a checkpoint, and its submitters get that at once. If witnesses and monitors were shown all of them, no
+two would see the same; so there is an interval, and the head that is newest when it has passed is the next that all are
+shown. When the log was idle for longer than that, a new entry is published at once.
+
+    newest head ── witnesses cosign ── quorum of the policy ── stored ── shown: GetCheckpoint, /checkpoint, tiles
+
+Without the quorum a log that *fails closed* goes on showing the checkpoint before, and tries again with the head that
+is newest by then; one that *fails open* shows the new one with the cosignatures that there are. Either says so. In an
+idle log the witnesses are asked again from time to time, so that a reader can tell its head from an old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from treehead.errors import QuorumError, StorageError, UnavailableError
+from treehead.note import Note, NoteSignature, format_note, parse_note
+from treehead_logserver.config import Limits
+from treehead_logserver.heads import Head, Heads
+from treehead_logserver.metrics import Metrics
+from treehead_logserver.prover import Prover
+from treehead_logserver.storage.base import Publishing, UnknownOutcomeError
+from treehead_logserver.witness.panel import Panel
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicationState:
+    """How it stands with publication.
+
+    Attributes:
+        published_size: of the newest published checkpoint; -1 if there is none yet.
+        quorum_met: whether that has the cosignatures that the policy asks for.
+        problem: why the newest head is not published, or lacks cosignatures; empty when all is well.
+        behind_s: for how long there has been a head that is not published yet.
+    """
+
+    published_size: int
+    quorum_met: bool
+    problem: str
+    behind_s: float
+
+
+class Publisher:
+    """Publishes the heads of one log. For one event loop; `run` is the one task that does."""
+
+    def __init__(
+        self,
+        *,
+        storage: Publishing,
+        heads: Heads,
+        published: Heads,
+        prover: Prover,
+        panel: Panel | None,
+        fail_open: bool,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> None:
+        self._storage = storage
+        self._heads = heads
+        self._published = published
+        self._prover = prover
+        self._panel = panel
+        self._fail_open = fail_open
+        self._limits = limits
+        self._metrics = metrics
+        self._storing = asyncio.Lock()
+        self._amending: set[asyncio.Task[None]] = set()
+        self._next_attempt = 0.0
+        self._behind_since: float | None = None
+        self._problem = ""
+        if panel is not None:
+            panel.on_late = self._offer
+
+    @property
+    def panel(self) -> Panel | None:
+        """The witnesses that are asked; None if the log has none."""
+        return self._panel
+
+    @property
+    def fail_open(self) -> bool:
+        """Whether checkpoints are published even if too few witnesses cosigned them."""
+        return self._fail_open
+
+    @property
+    def state(self) -> PublicationState:
+        """How it stands just now."""
+        return PublicationState(
+            published_size=self._published.size,
+            quorum_met=self._published.size >= 0
+            and not self._shortfall(parse_note(self._published.newest.checkpoint)),
+            problem=self._problem,
+            behind_s=0.0 if self._behind_since is None else asyncio.get_running_loop().time() - self._behind_since,
+        )
+
+    async def run(self) -> None:
+        """Publish head after head, until cancelled.
+
+        Raises:
+            UnknownOutcomeError: a commit failed, and the process must end.
+        """
+        while True:
+            await self._until_due()
+            await self.publish()
+
+    async def publish(self) -> None:
+        """Publish the newest head now, if the witnesses let it; what stands against it is in `state`.
+
+        Raises:
+            UnknownOutcomeError: the commit failed, and the process must end.
+        """
+        began = asyncio.get_running_loop().time()
+        self._next_attempt = began + self._limits.publish_ms / 1_000
+        self._metrics.publications.labels(await self._publish()).inc()
+        self._metrics.publication_seconds.observe(asyncio.get_running_loop().time() - began)
+
+    async def _publish(self) -> str:
+        """Returns what came of it, as the metric names it."""
+        head = self._heads.newest
+        note = await self._gather(head)
+        async with self._storing:
+            problem = self._shortfall(note)
+            if problem and not self._fail_open:
+                self._report(f"the checkpoint of size {head.size} is not published: {problem}")
+                return "withheld"
+            try:
+                await self._show(head, note)
+            except UnknownOutcomeError:
+                raise
+            except StorageError as exc:
+                self._report(f"the checkpoint of size {head.size} could not be stored: {exc}")
+                return "failed"
+        self._behind_since = None
+        self._report(f"the checkpoint of size {head.size} is published all the same: {problem}" if problem else "")
+        return "unwitnessed" if problem else "published"
+
+    async def published_with(self, leaf_index: int) -> Head:
+        """Wait until a published checkpoint holds an entry; returns the published head then.
+
+        Raises:
+            UnavailableError: none did in time; the message says why.
+        """
+        try:
+            async with asyncio.timeout(self._limits.witnessed_ms / 1_000):
+                head = await self._published.after(leaf_index)
+        except TimeoutError:
+            head = None
+        if head is None:
+            problem = self._problem or "the log is shutting down, or its witnesses are slow"
+            raise UnavailableError(
+                f"entry {leaf_index} is logged and not witnessed yet ({problem}); try again, which is safe"
+            )
+        return head
+
+    async def _until_due(self) -> None:
+        """Wait for a reason to publish, and for the interval to pass."""
+        loop = asyncio.get_running_loop()
+        if not self._problem:
+            try:
+                async with asyncio.timeout(None if self._panel is None else self._limits.refresh_s):
+                    if await self._heads.after(self._published.size) is None:
+                        await asyncio.Event().wait()  # there will be no more heads; whoever runs us ends us
+            except TimeoutError:
+                pass
+        if self._behind_since is None and self._heads.size > self._published.size:
+            self._behind_since = loop.time()
+        await asyncio.sleep(max(0.0, self._next_attempt - loop.time()))
+
+    # --- notes -------------------------------------------------------------------------------------------------------
+
+    async def _gather(self, head: Head) -> Note:
+        """The head's note with all cosignatures: those that it was published with, and newer ones in their place."""
+        note = parse_note(head.checkpoint)
+        if self._panel is not None:
+
+            async def prove(size1: int, size2: int) -> tuple[bytes, ...]:
+                return await self._prover.prove_consistency(size1=size1, size2=size2, head=head)
+
+            signatures = await self._panel.collect(head.checkpoint, size=head.size, prove=prove)
+            if self._published.size == head.size:
+                note = _merged(note, parse_note(self._published.newest.checkpoint).signatures)
+            note = _merged(note, signatures)
+        return note
+
+    def _shortfall(self, note: Note) -> str:
+        """Why a note may not be published, or lacks cosignatures; empty if all is well."""
+        if self._panel is not None:
+            try:
+                self._panel.check(note)
+            except QuorumError as exc:
+                return f"{exc} ({self._panel.problem or 'the others have not answered yet'})"
+        return ""
+
+    async def _show(self, head: Head, note: Note) -> None:
+        """Store the note, and only then show it: what was shown once has to be there after a crash."""
+        data = format_note(note)
+        if head.size == self._published.size:
+            if data != self._published.newest.checkpoint:
+                await self._storage.publish(data, size=head.size)
+                self._published.amend(data)
+            return
+        await self._storage.publish(data, size=head.size)
+        self._published.release(Head(size=head.size, checkpoint=data, edge=head.edge))
+
+    def _offer(self, signature: NoteSignature, size: int) -> None:
+        """A witness has answered late: its line is added if the checkpoint is still the published one."""
+        task = asyncio.create_task(self._amend(signature, size))
+        self._amending.add(task)
+        task.add_done_callback(self._amending.discard)
+
+    async def _amend(self, signature: NoteSignature, size: int) -> None:
+        async with self._storing:
+            if size != self._published.size:
+                return
+            head = self._published.newest
+            try:
+                await self._show(head, _merged(parse_note(head.checkpoint), [signature]))
+            except StorageError as exc:  # the next publication meets it as well, and ends the process if it must
+                _LOG.error("a late cosignature could not be stored: %s", exc)
+
+    def _report(self, problem: str) -> None:
+        """Say once what is wrong, and once that it is over."""
+        if problem and not self._problem:
+            _LOG.error("%s", problem)
+        elif self._problem and not problem:
+            _LOG.info("checkpoints are published as they should be again")
+        self._problem = problem
+
+
+def _merged(note: Note, signatures: Iterable[NoteSignature]) -> Note:
+    """The note with signature lines added, each in the place of an earlier one by the same key."""
+    lines = {(line.name, line.key_id): line for line in (*note.signatures, *signatures)}
+    return Note(text=note.text, signatures=tuple(lines.values()))
