@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from treehead.encoding import format_base64, format_decimal, parse_base64, parse_decimal
 from treehead.errors import MalformedError, SignatureError, TooLargeError
-from treehead.keys import PrivateKey, VerifierKey
+from treehead.keys import SigningKey, VerifierKey
 from treehead.merkle import HASH_BYTES
 from treehead.note import Note, format_note, parse_note, sign_text, verify_note
 
@@ -60,11 +60,12 @@ def format_checkpoint(checkpoint: Checkpoint) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def sign_checkpoint(checkpoint: Checkpoint, *, key: PrivateKey) -> bytes:
+def sign_checkpoint(checkpoint: Checkpoint, *, key: SigningKey) -> bytes:
     """The signed note of a checkpoint, with the origin as the key's name.
 
     Raises:
         UsageError: the key is not Ed25519, or the origin cannot be a key name.
+        StorageError: the key is in a token that does not sign.
     """
     text = format_checkpoint(checkpoint)
     return format_note(Note(text=text, signatures=(sign_text(text, key=key, name=checkpoint.origin),)))

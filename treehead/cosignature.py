@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from treehead.encoding import INT63_MAX, format_decimal
 from treehead.errors import MalformedError, SignatureError, UnsupportedError
-from treehead.keys import NoteKeyType, PrivateKey, VerifierKey, verify_ed25519
+from treehead.keys import NoteKeyType, SigningKey, VerifierKey, verify_ed25519
 from treehead.note import Note, NoteSignature
 
 _TIMESTAMP_BYTES = 8
@@ -22,7 +22,7 @@ def _message(text: str, *, timestamp: int) -> bytes:
     return f"cosignature/v1\ntime {format_decimal(timestamp)}\n{text}".encode()
 
 
-def cosign(text: str, *, key: PrivateKey, name: str, timestamp: int) -> NoteSignature:
+def cosign(text: str, *, key: SigningKey, name: str, timestamp: int) -> NoteSignature:
     """Cosign a checkpoint's text as `name` at `timestamp` (POSIX seconds).
 
     The caller has made sure, durably, that it never cosigned an inconsistent or, since, a smaller checkpoint of this
@@ -30,6 +30,7 @@ def cosign(text: str, *, key: PrivateKey, name: str, timestamp: int) -> NoteSign
 
     Raises:
         UsageError: the key or name cannot sign notes.
+        StorageError: the key is in a token that does not sign.
     """
     vkey = key.verifier_key(name=name, key_type=NoteKeyType.COSIGNATURE_ED25519)
     signature = timestamp.to_bytes(_TIMESTAMP_BYTES, "big") + key.sign(_message(text, timestamp=timestamp))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from treehead.encoding import format_base64, parse_base64, parse_utf8
 from treehead.errors import MalformedError, SignatureError, TooLargeError, UnsupportedError
-from treehead.keys import KEY_ID_BYTES, NoteKeyType, PrivateKey, VerifierKey, is_key_name, verify_ed25519
+from treehead.keys import KEY_ID_BYTES, NoteKeyType, SigningKey, VerifierKey, is_key_name, verify_ed25519
 
 NOTE_BYTES_MAX = 524_288
 SIGNATURES_MAX = 100
@@ -92,11 +92,12 @@ def format_signature_line(signature: NoteSignature) -> str:
     return f"{_LINE_START}{signature.name} {format_base64(signature.key_id + signature.signature)}\n"
 
 
-def sign_text(text: str, *, key: PrivateKey, name: str) -> NoteSignature:
+def sign_text(text: str, *, key: SigningKey, name: str) -> NoteSignature:
     """Sign a note's text as `name` with a plain Ed25519 signature (type 0x01).
 
     Raises:
         UsageError: the key or name cannot sign notes.
+        StorageError: the key is in a token that does not sign.
     """
     vkey = key.verifier_key(name=name, key_type=NoteKeyType.ED25519)
     return NoteSignature(name=name, key_id=vkey.key_id, signature=key.sign(text.encode()))

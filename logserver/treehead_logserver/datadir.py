@@ -2,6 +2,7 @@
 
     DIR/log.sqlite   the database, with what SQLite puts beside it
     DIR/high-water   the newest checkpoint that may have been given out: see `highwater`
+    DIR/log.toml     what the operator has decided, if anything: see `configfile`
 
 The name in the vkey is the log's origin.
 """
@@ -9,15 +10,17 @@ The name in the vkey is the log's origin.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from treehead.checkpoint import ORIGIN_BYTES_MAX
-from treehead.datadir import KeyDirectory, locked, write_vkey
-from treehead.errors import UsageError
+from treehead.datadir import KeyDirectory, locked, write_key_uri, write_vkey
+from treehead.errors import MalformedError, UsageError
 from treehead.files import sync_directory
 from treehead.keyfile import create_private_key
-from treehead.keys import NoteKeyType, Scheme, VerifierKey, is_key_name
+from treehead.keys import NoteKeyType, Scheme, SigningKey, VerifierKey, is_key_name
+from treehead.pkcs11 import Pkcs11Uri, open_pkcs11_key, parse_pkcs11_uri
 from treehead.tile import RightEdge
 from treehead_logserver.highwater import create_mark
 from treehead_logserver.signer import Signer
@@ -38,17 +41,27 @@ class DataDirectory(KeyDirectory):
         return self.path / "log.sqlite"
 
     @property
+    def config(self) -> Path:
+        """What the operator has decided, if there is such a file: see `configfile`."""
+        return self.path / "log.toml"
+
+    @property
     def mark(self) -> Path:
         """The high-water mark."""
         return self.path / "high-water"
 
 
-def create_log(directory: DataDirectory, *, origin: str, passphrase: bytes | None) -> VerifierKey:
+def create_log(
+    directory: DataDirectory, *, origin: str, passphrase: bytes | None, key_uri: str | None = None
+) -> VerifierKey:
     """Make a log without entries: key, database with a signed checkpoint of size 0, vkey. Returns the vkey.
 
+    With `key_uri` no key is made: the log's is the one in a token that this PKCS#11 URI names, and `passphrase` is the
+    token's PIN. Not checked: that the key serves no other log.
+
     Raises:
-        UsageError: the origin cannot name a log, or there is one here already (or what is left of one); nothing was
-            changed.
+        UsageError: the origin cannot name a log, or there is one here already (or what is left of one), or the key in
+            the token cannot be used; nothing was changed.
         StorageError: something cannot be written; what was made is removed again.
     """
     if not is_key_name(origin) or len(origin.encode()) > ORIGIN_BYTES_MAX:
@@ -56,6 +69,7 @@ def create_log(directory: DataDirectory, *, origin: str, passphrase: bytes | Non
             f"--origin {origin!r} cannot name a log: it must have 1 to {ORIGIN_BYTES_MAX} bytes, "
             "and no spaces, plus signs or control characters"
         )
+    uri = None if key_uri is None else _parse_key_uri(key_uri)
     with contextlib.ExitStack() as undo:
         made = _make_directory(directory.path)
         if made:
@@ -64,9 +78,17 @@ def create_log(directory: DataDirectory, *, origin: str, passphrase: bytes | Non
             if made:
                 undo.callback(directory.lock.unlink)
             _refuse_leftovers(directory)
-            vkey = _fill(directory, undo, origin=origin, passphrase=passphrase)
+            with _new_key(directory, undo, passphrase=passphrase, uri=uri) as key:
+                vkey = _fill(directory, undo, origin=origin, key=key)
         undo.pop_all()
     return vkey
+
+
+def _parse_key_uri(text: str) -> Pkcs11Uri:
+    try:
+        return parse_pkcs11_uri(text)
+    except MalformedError as exc:
+        raise UsageError(f"--pkcs11: {exc}") from exc
 
 
 def _make_directory(path: Path) -> bool:
@@ -86,7 +108,7 @@ def _make_directory(path: Path) -> bool:
 def _refuse_leftovers(directory: DataDirectory) -> None:
     if directory.vkey.exists():
         raise UsageError(f"{directory.path} holds a log already; it was not touched")
-    for path in (directory.key, directory.database, directory.mark):
+    for path in (directory.key, directory.key_uri, directory.database, directory.mark):
         if path.exists():
             raise UsageError(
                 f"{path} is there, but no log: it may be what an init that did not finish has left; "
@@ -94,11 +116,22 @@ def _refuse_leftovers(directory: DataDirectory) -> None:
             )
 
 
-def _fill(
-    directory: DataDirectory, undo: contextlib.ExitStack, *, origin: str, passphrase: bytes | None
-) -> VerifierKey:
-    key = create_private_key(directory.key, scheme=Scheme.ED25519, passphrase=passphrase)
-    undo.callback(directory.key.unlink)
+@contextlib.contextmanager
+def _new_key(
+    directory: DataDirectory, undo: contextlib.ExitStack, *, passphrase: bytes | None, uri: Pkcs11Uri | None
+) -> Iterator[SigningKey]:
+    if uri is None:
+        key = create_private_key(directory.key, scheme=Scheme.ED25519, passphrase=passphrase)
+        undo.callback(directory.key.unlink)
+        yield key
+        return
+    with open_pkcs11_key(uri, pin=passphrase) as token_key:
+        write_key_uri(directory, uri)
+        undo.callback(directory.key_uri.unlink)
+        yield token_key
+
+
+def _fill(directory: DataDirectory, undo: contextlib.ExitStack, *, origin: str, key: SigningKey) -> VerifierKey:
     empty = Signer(key=key, origin=origin).state_of(RightEdge())
     create_database(directory.database, empty)
     undo.callback(directory.database.unlink)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from treehead.checkpoint import Checkpoint, sign_checkpoint
-from treehead.keys import PrivateKey
+from treehead.keys import SigningKey
 from treehead.tile import RightEdge
 from treehead_logserver.storage.base import TreeState
 
@@ -11,7 +11,7 @@ from treehead_logserver.storage.base import TreeState
 class Signer:
     """Signs for one origin. The caller sees to it that the trees follow one another."""
 
-    def __init__(self, *, key: PrivateKey, origin: str) -> None:
+    def __init__(self, *, key: SigningKey, origin: str) -> None:
         self._key = key
         self._origin = origin
 
@@ -20,6 +20,7 @@ class Signer:
 
         Raises:
             UsageError: the key is not Ed25519, or the origin cannot be a key name.
+            StorageError: the key is in a token that does not sign; to try again is safe.
         """
         checkpoint = Checkpoint(origin=self._origin, size=edge.size, root=edge.root())
         return TreeState(

@@ -10,7 +10,8 @@ from treehead.encoding import parse_decimal
 from treehead.errors import MalformedError, UnsupportedError, UsageError
 from treehead.keys import NoteKeyType, VerifierKey, parse_vkey
 from treehead.server import check_listening_address
-from treehead.wire import parse_address
+from treehead.tls import ClientTls
+from treehead.wire import format_endpoint, parse_endpoint
 
 LOGS_MAX = 64
 PEERS_MAX = 64
@@ -57,7 +58,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogAddress:
-    """A log to follow: who it is, and where it answers."""
+    """A log to follow: who it is, and where it answers, as `treehead.wire.format_endpoint` prints it."""
 
     key: VerifierKey
     address: str
@@ -67,22 +68,24 @@ class LogAddress:
 class RunConfig:
     """How to run one monitor: from the directory `data`, on the address `grpc` (HOST:PORT, port 0 for a free one).
 
-    `insecure` permits an address that others can reach, although there is no TLS. `resolve_ms` is how long a signed
-    head may stay unresolved before it is a suspicion.
+    `insecure` permits an address that others can reach, although there is no TLS. `tls` says which logs and peers are
+    trusted that answer at https:// addresses. `resolve_ms` is how long a signed head may stay unresolved before it is a
+    suspicion.
 
     Raises:
-        UsageError: an address is malformed or given twice, a log is given twice, a number is out of bounds, or others
-            can reach the address and `insecure` is not given.
+        UsageError: an address is malformed or given twice, a log is given twice, a number is out of bounds, others can
+            reach the address and `insecure` is not given, or `tls` says something in vain.
     """
 
     data: Path
     grpc: str
     logs: tuple[LogAddress, ...]
     peers: tuple[str, ...] = ()
+    tls: ClientTls = field(default_factory=ClientTls)
     interval_ms: int = 1_000
     resolve_ms: int = 60_000
     insecure: bool = False
-    passphrase: bytes | None = None
+    passphrase: bytes | None = field(default=None, repr=False)
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -93,6 +96,11 @@ class RunConfig:
             raise UsageError(f"at most {PEERS_MAX} peers fit")
         _refuse_repeated("--log", [log.key.name for log in self.logs], [log.key.public_key for log in self.logs])
         _refuse_repeated("--peer", self.peers, self.peers)
+        addresses = [*(log.address for log in self.logs), *self.peers]
+        if self.tls.flags and not any(parse_endpoint(address).tls for address in addresses):
+            raise UsageError(
+                f"{', '.join(self.tls.flags)}: no --log or --peer is at https://, so there is no TLS to use this for"
+            )
 
 
 def _refuse_repeated(flag: str, names: Sequence[str], values: Sequence[object]) -> None:
@@ -102,7 +110,7 @@ def _refuse_repeated(flag: str, names: Sequence[str], values: Sequence[object]) 
 
 
 def parse_log(text: str) -> LogAddress:
-    """Parse `VKEY=HOST:PORT`; a vkey may itself end in `=`, an address never holds one.
+    """Parse `VKEY=HOST:PORT`, or `VKEY=https://HOST:PORT`; a vkey may itself end in `=`, an address never holds one.
 
     Raises:
         UsageError: text is not that, or the key is not one that signs checkpoints with Ed25519.
@@ -112,22 +120,22 @@ def parse_log(text: str) -> LogAddress:
         raise UsageError(f"--log {text!r} is not VKEY=HOST:PORT")
     try:
         key = parse_vkey(vkey)
-        parse_address(address)
+        endpoint = parse_endpoint(address)
     except (MalformedError, UnsupportedError, UsageError) as exc:
         raise UsageError(f"--log {text!r} is not VKEY=HOST:PORT: {exc}") from exc
     if key.key_type is not NoteKeyType.ED25519:
         raise UsageError(f"--log {key.name}: a key of type 0x{key.key_type:02x} cannot be followed; Ed25519 (0x01) can")
-    return LogAddress(key=key, address=address)
+    return LogAddress(key=key, address=format_endpoint(endpoint))
 
 
 def parse_peer(text: str) -> str:
-    """Parse HOST:PORT.
+    """Parse `HOST:PORT` or `https://HOST:PORT`; returns it as `treehead.wire.format_endpoint` prints it.
 
     Raises:
         UsageError: text is not that.
     """
     try:
-        return parse_address(text)
+        return format_endpoint(parse_endpoint(text))
     except UsageError as exc:
         raise UsageError(f"--peer: {exc}") from exc
 

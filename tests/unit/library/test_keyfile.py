@@ -7,10 +7,10 @@ import pytest
 
 from treehead.errors import UsageError
 from treehead.keyfile import create_private_key, read_passphrase, read_private_key
-from treehead.keys import Scheme
+from treehead.keys import PRIVATE_KEY_SCHEMES, Scheme
 
 
-@pytest.mark.parametrize("scheme", list(Scheme))
+@pytest.mark.parametrize("scheme", PRIVATE_KEY_SCHEMES)
 @pytest.mark.parametrize("passphrase", [None, b"secret"])
 def test_a_key_file_is_made_for_its_owner_alone(tmp_path: Path, scheme: Scheme, passphrase: bytes | None) -> None:
     path = tmp_path / "key"
@@ -73,10 +73,16 @@ def test_no_file_is_left_when_the_passphrase_cannot_encrypt(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def passphrase_file(folder: Path, content: bytes, *, mode: int = 0o600) -> Path:
+    path = folder / "passphrase"
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path
+
+
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
 def test_a_passphrase_is_the_one_line_of_its_file(tmp_path: Path, end: bytes) -> None:
-    path = tmp_path / "passphrase"
-    path.write_bytes(b" from the file " + end)
+    path = passphrase_file(tmp_path, b" from the file " + end)
     assert read_passphrase(path, environment={"TREEHEAD_PASSPHRASE": "from the variable"}) == b" from the file "
 
 
@@ -91,10 +97,35 @@ def test_without_a_file_the_passphrase_is_in_the_environment_or_nowhere() -> Non
     [(b"", "is empty"), (b"\n", "is empty"), (b"one\ntwo\n", "more than one line"), (b"x" * 5_000, "larger than")],
 )
 def test_a_passphrase_file_with_anything_else_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
-    path = tmp_path / "passphrase"
-    path.write_bytes(content)
+    path = passphrase_file(tmp_path, content)
     with pytest.raises(UsageError, match=reason):
         read_passphrase(path, environment={})
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o610, 0o440, 0o644])
+def test_a_passphrase_file_that_others_can_use_is_refused_with_the_cure(tmp_path: Path, mode: int) -> None:
+    path = passphrase_file(tmp_path, b"secret\n", mode=mode)
+    with pytest.raises(UsageError, match=rf"{path} is accessible to others \(mode {mode:04o}\): run chmod 600 {path}"):
+        read_passphrase(path, environment={})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of root's")
+@pytest.mark.parametrize(("mode", "is_read"), [(0o440, True), (0o640, True), (0o460, False), (0o444, False)])
+def test_a_passphrase_that_root_lets_a_group_read_is_a_credential_of_a_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, is_read: bool
+) -> None:
+    path = passphrase_file(tmp_path, b"secret\n", mode=mode)
+    key = tmp_path / "key"
+    create_private_key(key, scheme=Scheme.ED25519, passphrase=None)
+    key.chmod(mode)
+    monkeypatch.setattr(os, "geteuid", lambda: 1_000)
+    if is_read:
+        assert read_passphrase(path, environment={}) == b"secret"
+    else:
+        with pytest.raises(UsageError, match="accessible to others"):
+            read_passphrase(path, environment={})
+    with pytest.raises(UsageError, match="accessible to others"):
+        read_private_key(key, passphrase=None)
 
 
 def test_a_passphrase_that_was_meant_but_is_not_there_is_a_mistake(tmp_path: Path) -> None:

@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.test_sqlite_storage import files_no_larger_than
+from tests.tokens import PIN, SoftToken, make_token
 from treehead import files
-from treehead.datadir import locked, read_key, read_vkey
+from treehead.datadir import locked, read_key, read_key_uri, read_vkey, signing_key
 from treehead.errors import StorageError, UsageError
 from treehead.keyfile import create_private_key
-from treehead.keys import NoteKeyType, Scheme, VerifierKey, format_vkey, parse_vkey
+from treehead.keys import PRIVATE_KEY_SCHEMES, NoteKeyType, Scheme, VerifierKey, format_vkey, parse_vkey
 from treehead_logserver import datadir
 from treehead_logserver.datadir import DataDirectory, create_log
+from treehead_logserver.highwater import read_mark
 
 ORIGIN = "log.example/2026"
+URI = "pkcs11:token=log;object=key?module-path=/usr/lib/p11.so\n"
 
 
 @pytest.fixture
@@ -78,10 +81,11 @@ def test_a_log_is_never_made_twice(directory: DataDirectory) -> None:
     assert contents(directory.path) == before
 
 
-@pytest.mark.parametrize("name", ["key.pem", "log.sqlite", "high-water"])
+@pytest.mark.parametrize("name", ["key.pem", "key.uri", "log.sqlite", "high-water"])
 def test_what_an_unfinished_init_left_is_no_log_and_is_not_touched(directory: DataDirectory, name: str) -> None:
     create_log(directory, origin=ORIGIN, passphrase=None)
-    for path in (directory.key, directory.database, directory.mark, directory.vkey):
+    directory.key_uri.write_text(URI)
+    for path in (directory.key, directory.key_uri, directory.database, directory.mark, directory.vkey):
         if path.name != name:
             path.unlink()
     before = contents(directory.path)
@@ -169,7 +173,7 @@ def test_a_damaged_vkey_is_refused(directory: DataDirectory, content: bytes) -> 
         read_vkey(directory)
 
 
-@pytest.mark.parametrize("scheme", Scheme)
+@pytest.mark.parametrize("scheme", PRIVATE_KEY_SCHEMES)
 def test_a_key_that_is_not_the_logs_is_refused(directory: DataDirectory, scheme: Scheme) -> None:
     vkey = create_log(directory, origin=ORIGIN, passphrase=None)
     directory.key.unlink()
@@ -181,3 +185,111 @@ def test_a_key_that_is_not_the_logs_is_refused(directory: DataDirectory, scheme:
 def test_the_vkey_on_disk_is_the_vkey_printed(directory: DataDirectory) -> None:
     vkey = create_log(directory, origin=ORIGIN, passphrase=None)
     assert parse_vkey(directory.vkey.read_text().strip()) == vkey
+
+
+# --- a key in a token ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SoftToken:
+    token = make_token(tmp_path / "token")
+    monkeypatch.setenv("SOFTHSM2_CONF", token.environment["SOFTHSM2_CONF"])
+    token.generate()
+    return token
+
+
+def test_a_log_whose_key_is_in_a_token_has_no_key_file(directory: DataDirectory, token: SoftToken) -> None:
+    vkey = create_log(directory, origin=ORIGIN, passphrase=PIN.encode(), key_uri=token.uri())
+    assert vkey == read_vkey(directory)
+    assert not directory.key.exists()
+    assert directory.key_uri.read_text() == f"{token.uri()}\n"
+    assert mode(directory.key_uri) == 0o600
+    assert read_mark(directory.mark, vkey=vkey).size == 0  # signed by that key
+    with signing_key(directory, vkey=vkey, passphrase=PIN.encode()) as key:
+        assert key.verifier_key(name=ORIGIN, key_type=NoteKeyType.ED25519) == vkey
+    with pytest.raises(UsageError, match=f"{directory.key_uri} says that the key is in a token"):
+        read_key(directory, vkey=vkey, passphrase=PIN.encode())
+
+
+def test_a_key_file_gives_a_signing_key_as_well(directory: DataDirectory) -> None:
+    vkey = create_log(directory, origin=ORIGIN, passphrase=b"secret")
+    with signing_key(directory, vkey=vkey, passphrase=b"secret") as key:
+        assert key.verifier_key(name=ORIGIN, key_type=NoteKeyType.ED25519) == vkey
+
+
+@pytest.mark.parametrize("found", ["both", "neither"])
+def test_a_log_has_one_key_in_one_place(directory: DataDirectory, found: str) -> None:
+    vkey = create_log(directory, origin=ORIGIN, passphrase=None)
+    if found == "both":
+        directory.key_uri.write_text(URI)
+    else:
+        directory.key.unlink()
+    with (
+        pytest.raises(UsageError, match=rf"of {directory.key} and {directory.key_uri} .* there are {found}"),
+        signing_key(directory, vkey=vkey, passphrase=None),
+    ):
+        pass
+
+
+def test_a_token_with_another_key_than_the_logs_is_refused(directory: DataDirectory, token: SoftToken) -> None:
+    vkey = create_log(directory, origin=ORIGIN, passphrase=PIN.encode(), key_uri=token.uri())
+    token.generate(label="other", id_=b"\x02")
+    directory.key_uri.write_text(token.uri(label="other"))
+    with (
+        pytest.raises(UsageError, match=f"{directory.key_uri} is not the key that {directory.vkey} names"),
+        signing_key(directory, vkey=vkey, passphrase=PIN.encode()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("passphrase", [b"wrong", None])
+def test_an_init_without_the_right_pin_leaves_nothing(tmp_path: Path, token: SoftToken, passphrase: bytes) -> None:
+    directory = DataDirectory(path=tmp_path / "log")
+    with pytest.raises(UsageError, match="PIN"):
+        create_log(directory, origin=ORIGIN, passphrase=passphrase, key_uri=token.uri())
+    assert not directory.path.exists()
+
+
+def test_an_init_that_fails_over_a_token_key_leaves_nothing(
+    tmp_path: Path, token: SoftToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(directory: DataDirectory, vkey: VerifierKey) -> None:
+        raise StorageError(f"cannot write {directory.vkey} ({vkey})")
+
+    directory = DataDirectory(path=tmp_path / "log")
+    with monkeypatch.context() as patch:
+        patch.setattr(datadir, "write_vkey", fail)
+        with pytest.raises(StorageError, match="cannot write"):
+            create_log(directory, origin=ORIGIN, passphrase=PIN.encode(), key_uri=token.uri())
+    assert not directory.path.exists()
+    create_log(directory, origin=ORIGIN, passphrase=PIN.encode(), key_uri=token.uri())  # the token was let go of
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "key.pem", "pkcs11:token=log;object=key", "pkcs11:token=a;object=b?module-path=/m&pin-value=4711"]
+)
+def test_an_init_with_a_uri_that_is_none_makes_nothing(directory: DataDirectory, uri: str) -> None:
+    with pytest.raises(UsageError, match=r"^--pkcs11: ") as refused:
+        create_log(directory, origin=ORIGIN, passphrase=None, key_uri=uri)
+    assert "4711" not in str(refused.value)
+    assert not directory.path.parent.exists()
+
+
+@pytest.mark.parametrize("content", ["", "\n", "\xff", "a" * 10_000, URI * 2, URI.replace("\n", "&pin-value=4711\n")])
+def test_a_damaged_key_uri_is_refused(directory: DataDirectory, content: str) -> None:
+    directory.path.mkdir(parents=True)
+    directory.key_uri.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UsageError, match=str(directory.key_uri)) as refused:
+        read_key_uri(directory)
+    assert "4711" not in str(refused.value)
+
+
+@pytest.mark.parametrize("others", [0o620, 0o602, 0o666])
+def test_a_key_uri_that_others_could_have_written_is_refused(directory: DataDirectory, others: int) -> None:
+    directory.path.mkdir(parents=True)
+    directory.key_uri.write_text(URI)
+    directory.key_uri.chmod(0o644)
+    assert str(read_key_uri(directory)) == URI.removesuffix("\n")
+    directory.key_uri.chmod(others)
+    with pytest.raises(UsageError, match=rf"mode {others:04o}\): run chmod 600 {directory.key_uri}"):
+        read_key_uri(directory)
