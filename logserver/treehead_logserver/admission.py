@@ -17,7 +17,7 @@ from treehead.tile import ENTRY_BYTES_MAX
 from treehead_logserver.backlog import Backlog
 from treehead_logserver.checker import Checker, Outcome
 from treehead_logserver.config import Limits
-from treehead_logserver.kinds import SIGNED_KINDS
+from treehead_logserver.rules import AdmissionRules
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,15 +45,20 @@ class Admission:
     calls. They take turns: a long batch goes to the end of the queue after each share of it.
     """
 
-    def __init__(self, limits: Limits, *, kinds: Collection[str] = SIGNED_KINDS) -> None:
+    def __init__(self, limits: Limits, *, rules: AdmissionRules) -> None:
         self._group_work_max = limits.admission_entries_max * _WORK_OF_ENTRY
         self._entries_a_checker = limits.entries_a_checker
         self._backlog = Backlog(entries_max=limits.queue_entries_max, bytes_max=limits.queue_bytes_max)
         self._queue: deque[deque[_Share]] = deque()
         self._waiting = 0
-        self._free = [Checker(kinds, answer_ms=limits.admission_ms) for _ in range(limits.checkers)]
+        self._free = [Checker(rules, answer_ms=limits.admission_ms) for _ in range(limits.checkers)]
         self._checkers = tuple(self._free)
         self._working: set[asyncio.Task[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """How many entries wait to be checked, or are being checked."""
+        return self._backlog.entries
 
     async def start(self) -> None:
         """Have the checkers running, so that the first submission need not wait for one to start.

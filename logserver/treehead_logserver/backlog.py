@@ -1,4 +1,4 @@
-"""The bound of a queue: how many entries, and how many bytes of them, may wait at one stage."""
+"""Bounds of what waits: how many entries, and how many bytes of them, at one stage; and the errors that say so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from treehead.errors import UnavailableError
 
 
 class BusyError(UnavailableError):
-    """A queue is full; nothing was done, and trying again a little later may find room."""
+    """There is no room; nothing was done, and trying again a little later may find some."""
+
+
+class QuotaError(BusyError):
+    """Somebody has sent as much as one may; nothing was done.
+
+    Attributes:
+        retry_ms: after how long there is room for the same again.
+    """
+
+    def __init__(self, message: str, *, retry_ms: int) -> None:
+        super().__init__(message)
+        self.retry_ms = retry_ms
 
 
 class Backlog:
@@ -19,6 +31,11 @@ class Backlog:
         self._bytes_max = bytes_max
         self._entries = 0
         self._bytes = 0
+
+    @property
+    def entries(self) -> int:
+        """How many entries wait."""
+        return self._entries
 
     def enter(self, leaves: Sequence[bytes]) -> None:
         """Count leaves in.

@@ -5,11 +5,13 @@ The process reads requests from its stdin, one at a time, and writes an answer t
 stdin does, and so never outlives the log, however that ends.
 
     frame    = uint32 big-endian length, body
+    rules    = marshal of the table that `format_rules` makes, once, before the first request
     request  = marshal of [leaf, ...]
     answer   = marshal of [outcome, ...], one for each leaf
-    outcome  = (leaf hash, [(term kind, term value), ...])     admitted
-             | (name of the error, message)                    refused
-             | (None, traceback)                               a defect of ours
+    outcome  = (leaf hash, (signer, [(term kind, term value), ...]))     admitted
+             | (leaf hash, None)                                         admitted, and nobody signed it
+             | (name of the error, message)                              refused
+             | (None, traceback)                                         a defect of ours
 
 `marshal` is for two processes of one program, as these are, and cheaper than anything that is not.
 """
@@ -25,12 +27,14 @@ import signal
 import sys
 import traceback
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from treehead import errors
 from treehead.errors import TreeheadError, UnavailableError
+from treehead.keyfile import PASSPHRASE_VARIABLE
 from treehead_logserver.leaf import admit_leaf
+from treehead_logserver.rules import AdmissionRules, format_rules, parse_rules
 from treehead_logserver.storage.base import Candidate, Term
 
 _LOG = logging.getLogger(__name__)
@@ -50,8 +54,8 @@ class CheckingDefectError(Exception):
 class Checker:
     """One such process, which is started anew when it should have ended. For one event loop, one request at a time."""
 
-    def __init__(self, kinds: Collection[str], *, answer_ms: int) -> None:
-        self._kinds = sorted(kinds)
+    def __init__(self, rules: AdmissionRules, *, answer_ms: int) -> None:
+        self._rules = _frame(marshal.dumps(format_rules(rules)))
         self._answer_ms = answer_ms
         self._process: Process | None = None
 
@@ -63,13 +67,22 @@ class Checker:
         """
         if self._process is None or self._process.returncode is not None:
             # -P: nothing of ours is to be imported from the folder that the log happens to be started in.
-            command = (sys.executable, "-P", "-m", __name__, *self._kinds)
+            command = (sys.executable, "-P", "-m", __name__)
+            # What strangers send is parsed there, so it is told no secret.
+            environment = {name: value for name, value in os.environ.items() if name != PASSPHRASE_VARIABLE}
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *command, stdin=PIPE, stdout=PIPE, limit=_READ_AHEAD_BYTES, start_new_session=True
+                    *command,
+                    stdin=PIPE,
+                    stdout=PIPE,
+                    limit=_READ_AHEAD_BYTES,
+                    start_new_session=True,
+                    env=environment,
                 )
             except OSError as exc:
                 raise UnavailableError(f"the log cannot start a process that checks entries: {exc.strerror}") from exc
+            with contextlib.suppress(ConnectionError):  # should it have ended at once, whoever asks it first is told so
+                _send(self._process, self._rules)
         return self._process
 
     async def check(self, leaves: Sequence[bytes]) -> list[Outcome]:
@@ -81,7 +94,7 @@ class Checker:
         process = await self.start()
         try:
             async with asyncio.timeout(self._answer_ms / 1_000):
-                answer = await _ask(process, marshal.dumps(list(leaves)))
+                answer = await _ask(process, _frame(marshal.dumps(list(leaves))))
         except (TimeoutError, EOFError, ConnectionError) as exc:
             _LOG.error("a process that checks entries did not answer (%s); another one is started", type(exc).__name__)
             await self.close()
@@ -106,13 +119,25 @@ def _kill(process: Process) -> None:
         process.kill()
 
 
-async def _ask(process: Process, request: bytes) -> Sequence[Any]:
+def _frame(body: bytes) -> bytes:
+    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+
+
+def _send(process: Process, frame: bytes) -> asyncio.StreamWriter:
     assert process.stdin is not None  # noqa: S101 -- as it was started
-    assert process.stdout is not None  # noqa: S101
     try:
-        process.stdin.write(len(request).to_bytes(_LENGTH_BYTES, "big") + request)
-        await process.stdin.drain()
+        process.stdin.write(frame)
     except RuntimeError as exc:  # what uvloop raises where asyncio raises a ConnectionError
+        raise ConnectionResetError(str(exc)) from exc
+    return process.stdin
+
+
+async def _ask(process: Process, request: bytes) -> Sequence[Any]:
+    assert process.stdout is not None  # noqa: S101
+    stdin = _send(process, request)
+    try:
+        await stdin.drain()
+    except RuntimeError as exc:
         raise ConnectionResetError(str(exc)) from exc
     length = int.from_bytes(await process.stdout.readexactly(_LENGTH_BYTES), "big")
     answer: Sequence[Any] = marshal.loads(await process.stdout.readexactly(length))  # noqa: S302 -- of our own process
@@ -122,7 +147,10 @@ async def _ask(process: Process, request: bytes) -> Sequence[Any]:
 def _outcome(leaf: bytes, item: tuple[Any, Any]) -> Outcome:
     what, detail = item
     if isinstance(what, bytes):
-        return Candidate(leaf, what, frozenset(map(Term._make, detail)) if detail else _NO_TERMS)
+        if detail is None:
+            return Candidate(leaf, what, _NO_TERMS)
+        signer, terms = detail
+        return Candidate(leaf, what, frozenset(map(Term._make, terms)), signer)
     if isinstance(what, str):
         error: TreeheadError = getattr(errors, what)(detail)
         return error
@@ -132,31 +160,44 @@ def _outcome(leaf: bytes, item: tuple[Any, Any]) -> Outcome:
 # --- in the process --------------------------------------------------------------------------------------------------
 
 
-def _check(leaf: bytes, kinds: Collection[str]) -> tuple[object, object]:
+def _check(leaf: bytes, rules: AdmissionRules) -> tuple[object, object]:
     try:
-        candidate = admit_leaf(leaf, kinds=kinds)
+        candidate = admit_leaf(leaf, rules=rules)
     except TreeheadError as exc:
         return type(exc).__name__, str(exc)
     except Exception:  # noqa: BLE001 -- what one leaf does must not fail the others of its request
         return None, traceback.format_exc()
-    return candidate.leaf_hash, [tuple(term) for term in candidate.terms]
+    if candidate.signer is None:
+        return candidate.leaf_hash, None
+    return candidate.leaf_hash, (candidate.signer, [tuple(term) for term in candidate.terms])
 
 
-def run(requests: BinaryIO, answers: BinaryIO, *, kinds: Collection[str]) -> None:
-    """Answer requests until there are no more."""
-    while len(header := requests.read(_LENGTH_BYTES)) == _LENGTH_BYTES:
-        leaves = marshal.loads(requests.read(int.from_bytes(header, "big")))  # noqa: S302 -- by our own process
-        answer = marshal.dumps([_check(leaf, kinds) for leaf in leaves])
-        answers.write(len(answer).to_bytes(_LENGTH_BYTES, "big") + answer)
+def _frames(stream: BinaryIO) -> Iterator[Any]:
+    """What is in the frames that are there as a whole: a log that was killed may have left half of one."""
+    while len(header := stream.read(_LENGTH_BYTES)) == _LENGTH_BYTES:
+        length = int.from_bytes(header, "big")
+        if len(body := stream.read(length)) < length:
+            return
+        yield marshal.loads(body)  # noqa: S302 -- by our own process
+
+
+def run(requests: BinaryIO, answers: BinaryIO) -> None:
+    """Answer requests by the rules that come before them, until there are no more."""
+    frames = _frames(requests)
+    if (table := next(frames, None)) is None:
+        return
+    rules = parse_rules(table, where="admission rules")
+    for leaves in frames:
+        answers.write(_frame(marshal.dumps([_check(leaf, rules) for leaf in leaves])))
         answers.flush()
 
 
 def main() -> None:
-    """Be such a process, for the kinds named on the command line."""
+    """Be such a process."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the log decides when it has no more to ask
     try:
-        run(sys.stdin.buffer, sys.stdout.buffer, kinds=frozenset(sys.argv[1:]))
+        run(sys.stdin.buffer, sys.stdout.buffer)
     except BrokenPipeError:  # the log is gone, and with it who would want to know
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -1,52 +1,47 @@
 """What a leaf has to be before it may wait for its place in the log, and by what it is found then.
 
-It is parsed strictly, and its signature verifies. Who may sign what is not decided here.
+It is parsed strictly, the rules of the log let its signer have it logged (`rules`), and its signature verifies.
 
-A log takes the kinds of entries that its operator switched on. With `opaque` among them it takes any bytes, which then
-have no signer and are found by their hash only, unless they are an entry in good order.
+With the kind `opaque` a log takes any bytes, which then have no signer and are found by their hash only, unless they
+are an entry in good order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from hashlib import sha256
 
 from treehead.entry import Entry, parse_entry, verify_entry
-from treehead.errors import MalformedError, SignatureError, TooLargeError, UnsupportedError
+from treehead.errors import MalformedError, SignatureError, UnsupportedError
 from treehead.merkle import hash_leaf
-from treehead.tile import ENTRY_BYTES_MAX
 from treehead_logserver.kinds import OPAQUE
-from treehead_logserver.storage.base import Candidate, Term
+from treehead_logserver.rules import AdmissionRules
+from treehead_logserver.storage.base import Candidate
+from treehead_logserver.terms import terms_of
 
 
-def admit_leaf(leaf: bytes, *, kinds: Collection[str]) -> Candidate:
-    """The candidate that a leaf makes in a log that takes these kinds.
+def admit_leaf(leaf: bytes, *, rules: AdmissionRules) -> Candidate:
+    """The candidate that a leaf makes in a log with these rules.
 
     Raises:
-        TooLargeError: it is larger than 65,535 bytes.
-        MalformedError, UnsupportedError: it is not an entry of such a kind; the message names the field.
+        TooLargeError: it is larger than 65,535 bytes, or than the rules allow.
+        MalformedError, UnsupportedError: it is not an entry of a kind that the log takes; the message names the field.
+        UntrustedError: a rule does not let its signer have it logged, or it has none; the message names the rule.
         SignatureError: its signature does not verify.
     """
-    if len(leaf) > ENTRY_BYTES_MAX:
-        raise TooLargeError(f"entry is larger than {ENTRY_BYTES_MAX} bytes")
-    terms: frozenset[Term] = frozenset()
-    if OPAQUE not in kinds or leaf.startswith(b"{"):
+    rules.check_size(len(leaf))
+    if leaf.startswith(b"{") or not rules.takes_unsigned:
         try:
-            terms = terms_of(_verified_entry(leaf, kinds))
-        except (MalformedError, UnsupportedError, SignatureError):
-            if OPAQUE not in kinds:
+            entry = _verified_entry(leaf, rules)
+            return Candidate(leaf, hash_leaf(leaf), terms_of(entry), sha256(entry.signer.spki).digest())
+        except (MalformedError, UnsupportedError, SignatureError) as exc:
+            if OPAQUE not in rules.kinds:
                 raise
-    return Candidate(leaf, hash_leaf(leaf), terms)
+            rules.check_unsigned(str(exc))
+    return Candidate(leaf, hash_leaf(leaf))
 
 
-def _verified_entry(leaf: bytes, kinds: Collection[str]) -> Entry:
+def _verified_entry(leaf: bytes, rules: AdmissionRules) -> Entry:
     entry = parse_entry(leaf)
-    name = entry.kind.partition("/")[0]
-    if name not in kinds and OPAQUE not in kinds:
-        raise UnsupportedError(f"field kind: this log does not take {name} (it takes {', '.join(sorted(kinds))})")
+    rules.check(entry)  # before the signature: it is quicker, and whom no rule lets in need not show more
     verify_entry(entry)
     return entry
-
-
-def terms_of(entry: Entry) -> frozenset[Term]:
-    """What an entry is found by: the digests of the artifacts that it speaks of."""
-    return frozenset(Term(*item) for artifact in entry.artifacts for item in artifact.digests.items())

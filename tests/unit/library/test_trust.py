@@ -1,10 +1,37 @@
 """Trust rules: which one decides, and whom it lets speak."""
 
+import random
+
 import pytest
 
-from tests.unit.library.specimens import P256_PUBLISHER, PUBLISHER, STRANGER, TRUST, TRUST_FILE, trust
+from tests.unit.library.specimens import (
+    CONTENT,
+    FILENAME,
+    P256_PUBLISHER,
+    PUBLISHER,
+    STRANGER,
+    TRUST,
+    TRUST_FILE,
+    attestation_leaf,
+    digests,
+    hashedrekord_leaf,
+    trust,
+)
+from treehead.encoding import JsonValue, format_canonical_json
+from treehead.entry import parse_entry
 from treehead.errors import MalformedError, TooLargeError, UntrustedError
-from treehead.trust import MAX_AGE_S_MAX, TRUST_BYTES_MAX, Name, Trust, parse_trust
+from treehead.statement import STATEMENT_TYPE
+from treehead.trust import (
+    MAX_AGE_S_MAX,
+    TRUST_BYTES_MAX,
+    Name,
+    Rule,
+    Trust,
+    format_rule,
+    name_of,
+    parse_rule_tables,
+    parse_trust,
+)
 
 KEY = str(PUBLISHER.public)
 
@@ -31,6 +58,25 @@ def test_the_longest_match_decides_and_an_exact_one_is_longest(name: str, decide
     matches = ["pypi:*", "pypi:acme*", "pypi:acme", "pypi:acme-*", "pypi:acme-tool", "npm:*"]
     for ordered in (matches, matches[::-1]):
         assert str(rules(*ordered).rule_for(Name(ecosystem="pypi", name=name))) == decides
+
+
+def test_the_deciding_rule_is_the_longest_of_all_that_match_among_any() -> None:
+    rng = random.Random(20)
+
+    def text() -> str:
+        return "".join(rng.choices("ab", k=rng.randrange(5)))
+
+    def is_match(rule: Rule, name: str) -> bool:
+        return name.startswith(rule.name) if rule.prefix else name == rule.name
+
+    for _ in range(200):
+        matches = {f"npm:{text()}{rng.choice(['', '*'])}" for _ in range(rng.randrange(1, 12))} - {"npm:"} or {"npm:*"}
+        table = rules(*matches)
+        for name in {text() for _ in range(20)}:
+            matching = [rule for rule in table.rules if is_match(rule, name)]
+            expected = max(matching, key=lambda rule: (len(rule.name), not rule.prefix), default=None)
+            assert table.find_rule(Name(ecosystem="npm", name=name)) == expected
+            assert table.find_rule(Name(ecosystem="cargo", name=name)) is None
 
 
 def test_what_the_deciding_rule_does_not_allow_is_refused_whatever_others_say() -> None:
@@ -119,6 +165,54 @@ def test_two_rules_for_one_match_are_refused() -> None:
 def test_toml_that_is_no_trust_file_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedError, match=r"^trust file"):
         parse_trust(data)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def names_of(leaf: bytes) -> list[str]:
+    entry = parse_entry(leaf)
+    return [str(name_of(entry, artifact)) for artifact in entry.artifacts]
+
+
+def test_a_release_has_the_name_of_its_package() -> None:
+    assert names_of(attestation_leaf()) == ["pypi:acme-tool"]
+
+
+def test_a_statement_that_is_no_release_has_the_names_of_its_files() -> None:
+    digest: JsonValue = {"sha256": digests(CONTENT)["sha256"].hex()}
+    subjects: list[JsonValue] = [{"name": name, "digest": digest} for name in (FILENAME, "pkg:pypi/acme-tool@1.0")]
+    payload = format_canonical_json({"_type": STATEMENT_TYPE, "predicateType": "about:blank", "subject": subjects})
+    assert names_of(attestation_leaf(payload)) == [f"generic:{FILENAME}", "generic:pkg:pypi/acme-tool@1.0"]
+
+
+def test_a_bare_signature_has_the_digest_for_a_name() -> None:
+    assert names_of(hashedrekord_leaf()) == [f"unnamed:sha256:{digests(CONTENT)['sha256'].hex()}"]
+
+
+# --- rules in other files --------------------------------------------------------------------------------------------
+
+
+def test_rules_of_another_file_are_the_same_without_an_age() -> None:
+    tables = [
+        {"match": "pypi:acme-*", "signers": [KEY]},
+        {"match": "generic:acme.txt", "signers": [KEY, str(P256_PUBLISHER.public)]},
+    ]
+    parsed = parse_rule_tables(tables, where="admission.owner")
+    assert parsed[:1] == rules("pypi:acme-*").rules
+    assert [format_rule(rule) for rule in parsed] == tables
+
+
+def test_rules_of_another_file_have_no_age_and_one_match_each() -> None:
+    table = {"match": "pypi:acme", "signers": [KEY]}
+    with pytest.raises(MalformedError, match=r"^admission\.owner 2, key signers: expected a string$"):
+        parse_rule_tables([table, {"match": "pypi:acme", "signers": [1]}], where="admission.owner")
+    with pytest.raises(
+        MalformedError, match=r"^admission\.owner 1: unknown key 'max_age'; known are match and signers$"
+    ):
+        parse_rule_tables([{**table, "max_age": "14d"}], where="admission.owner")
+    with pytest.raises(MalformedError, match=r"^admission\.owner: two rules match 'pypi:acme'$"):
+        parse_rule_tables([table, table], where="admission.owner")
 
 
 def test_a_trust_file_without_bound_is_refused() -> None:

@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.unit.library.specimens import hashedrekord_leaf
-from treehead.errors import TooLargeError, UnavailableError
+from tests.unit.library.specimens import STRANGER, hashedrekord_leaf
+from treehead.errors import TooLargeError, UnavailableError, UntrustedError
 from treehead_logserver.admission import Admission
 from treehead_logserver.backlog import BusyError
 from treehead_logserver.checker import Outcome
 from treehead_logserver.config import Limits
+from treehead_logserver.rules import AdmissionRules
 from treehead_logserver.storage.base import Candidate
 
 
@@ -23,8 +24,8 @@ def hashedrekord_leaves(count: int) -> list[bytes]:
 
 
 @asynccontextmanager
-async def opened(limits: Limits) -> AsyncIterator[Admission]:
-    desk = Admission(limits)
+async def opened(limits: Limits, rules: AdmissionRules | None = None) -> AsyncIterator[Admission]:
+    desk = Admission(limits, rules=rules or AdmissionRules())
     try:
         yield desk
     finally:
@@ -43,6 +44,16 @@ async def test_each_leaf_has_its_own_outcome_in_the_order_of_the_call(desk: Admi
     outcomes = await desk.admit(leaves)
     assert [isinstance(outcome, Candidate) for outcome in outcomes] == [True, False, *[True] * 8, False]
     assert [outcome.leaf for outcome in outcomes if isinstance(outcome, Candidate)] == good
+
+
+async def test_every_checker_goes_by_the_rules_of_the_log() -> None:
+    rules = AdmissionRules(signers=frozenset({STRANGER.public}))
+    async with opened(Limits(checkers=2, entries_a_checker=1, admission_entries_max=1), rules) as desk:
+        calls = [desk.admit([leaf]) for leaf in hashedrekord_leaves(8)]
+        for (outcome,) in await asyncio.gather(*calls):
+            assert isinstance(outcome, UntrustedError)
+            assert "rule admission.signers" in str(outcome)
+        assert None not in [checker._process for checker in desk._checkers]
 
 
 async def test_no_leaves_have_no_outcomes(desk: Admission) -> None:
@@ -88,7 +99,7 @@ async def test_a_long_batch_does_not_hold_up_who_comes_after_it(desk: Admission)
 
 
 async def test_who_waits_when_the_log_stops_is_told_so() -> None:
-    desk = Admission(Limits(checkers=1))
+    desk = Admission(Limits(checkers=1), rules=AdmissionRules())
     calls = [asyncio.create_task(desk.admit(hashedrekord_leaves(1))) for _ in range(3)]
     await asyncio.sleep(0)
     await desk.close()
@@ -139,7 +150,7 @@ class Held:
 
 
 def held_by(checker: Held, limits: Limits | None = None) -> Admission:
-    desk = Admission(limits or Limits(checkers=1))
+    desk = Admission(limits or Limits(checkers=1), rules=AdmissionRules())
     desk._free = [checker]  # type: ignore[list-item]
     desk._checkers = (checker,)  # type: ignore[assignment]
     return desk

@@ -6,38 +6,57 @@ from hashlib import sha256, sha512
 
 import pytest
 
-from tests.unit.library.specimens import CONTENT, STRANGER, attestation_leaf, hashedrekord_leaf, statement
+from tests.unit.library.specimens import (
+    CONTENT,
+    P256_PUBLISHER,
+    PUBLISHER,
+    STRANGER,
+    attestation_leaf,
+    hashedrekord_leaf,
+    statement,
+)
 from treehead.dsse import Envelope
 from treehead.encoding import JsonValue, format_canonical_json
-from treehead.entry import attestation
-from treehead.errors import MalformedError, SignatureError, TooLargeError, UnsupportedError
+from treehead.entry import attestation, parse_entry
+from treehead.errors import MalformedError, SignatureError, TooLargeError, UnsupportedError, UntrustedError
 from treehead.merkle import hash_leaf
 from treehead.statement import PAYLOAD_TYPE, STATEMENT_TYPE
-from treehead_logserver.kinds import ALL_KINDS, OPAQUE, SIGNED_KINDS
+from treehead_logserver.kinds import ALL_KINDS, OPAQUE
 from treehead_logserver.leaf import admit_leaf
+from treehead_logserver.rules import AdmissionRules, parse_rules
 from treehead_logserver.storage.base import Candidate, Term
+from treehead_logserver.terms import terms_of
 
 DIGESTS = {Term("sha256", sha256(CONTENT).digest()), Term("sha512", sha512(CONTENT).digest())}
 
 
 def admit(leaf: bytes) -> Candidate:
-    return admit_leaf(leaf, kinds=SIGNED_KINDS)
+    return admit_leaf(leaf, rules=AdmissionRules())
 
 
-def test_a_signed_release_is_admitted_with_all_its_digests() -> None:
+def taking(*kinds: str) -> AdmissionRules:
+    return AdmissionRules(kinds=frozenset(kinds))
+
+
+def test_a_signed_release_is_admitted_with_all_its_digests_and_its_signer() -> None:
     leaf = attestation_leaf()
-    assert admit(leaf) == Candidate(leaf, hash_leaf(leaf), frozenset(DIGESTS))
+    candidate = admit(leaf)
+    assert candidate == Candidate(leaf, hash_leaf(leaf), candidate.terms, sha256(PUBLISHER.public.spki).digest())
+    assert candidate.terms == terms_of(parse_entry(leaf))
+    assert candidate.terms >= DIGESTS
 
 
 def test_a_hashedrekord_is_admitted_with_its_digest() -> None:
     leaf = hashedrekord_leaf()
-    assert admit(leaf).terms == {Term("sha256", sha256(CONTENT).digest())}
+    assert admit(leaf).terms >= {Term("sha256", sha256(CONTENT).digest())}
+    assert admit(leaf).signer == sha256(P256_PUBLISHER.public.spki).digest()
 
 
 def test_a_digest_that_an_entry_names_twice_is_one_look_up_row() -> None:
     subjects: list[JsonValue] = [{"digest": {"sha256": sha256(CONTENT).hexdigest()}, "name": name} for name in "ab"]
     payload = format_canonical_json({"_type": STATEMENT_TYPE, "predicateType": "about:blank", "subject": subjects})
-    assert admit(attestation_leaf(payload)).terms == {Term("sha256", sha256(CONTENT).digest())}
+    terms = admit(attestation_leaf(payload)).terms
+    assert [term for term in terms if term.kind == "sha256"] == [Term("sha256", sha256(CONTENT).digest())]
 
 
 @pytest.mark.parametrize(
@@ -68,22 +87,71 @@ def test_what_is_no_signed_entry_is_refused_by_the_name_of_its_field(
 
 def test_a_kind_that_is_not_switched_on_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match=r"does not take hashedrekord \(it takes attestation\)"):
-        admit_leaf(hashedrekord_leaf(), kinds={"attestation"})
-    assert admit_leaf(attestation_leaf(), kinds={"attestation"}).terms == DIGESTS
+        admit_leaf(hashedrekord_leaf(), rules=taking("attestation"))
+    assert admit_leaf(attestation_leaf(), rules=taking("attestation")).terms >= DIGESTS
 
 
-@pytest.mark.parametrize("kinds", [{OPAQUE}, ALL_KINDS])
+@pytest.mark.parametrize("rules", [taking(OPAQUE), taking(*ALL_KINDS)], ids=["opaque", "all"])
 @pytest.mark.parametrize(
     "leaf", [b"", b"any bytes", b"{}", b'{"apiVersion":1}', attestation_leaf() + b"\n", bytes(65_535)]
 )
-def test_an_opaque_log_takes_any_bytes_and_finds_them_by_their_hash_only(leaf: bytes, kinds: set[str]) -> None:
-    assert admit_leaf(leaf, kinds=kinds) == Candidate(leaf, hash_leaf(leaf))
+def test_an_opaque_log_takes_any_bytes_and_finds_them_by_their_hash_only(leaf: bytes, rules: AdmissionRules) -> None:
+    assert admit_leaf(leaf, rules=rules) == Candidate(leaf, hash_leaf(leaf))
 
 
 def test_an_opaque_log_has_the_limit_of_every_log() -> None:
     with pytest.raises(TooLargeError, match="65535 bytes"):
-        admit_leaf(bytes(65_536), kinds={OPAQUE})
+        admit_leaf(bytes(65_536), rules=taking(OPAQUE))
 
 
 def test_an_entry_in_good_order_is_found_by_its_terms_in_an_opaque_log_too() -> None:
-    assert admit_leaf(attestation_leaf(), kinds={OPAQUE}) == admit(attestation_leaf())
+    assert admit_leaf(attestation_leaf(), rules=taking(OPAQUE)) == admit(attestation_leaf())
+
+
+def test_a_limit_of_the_log_is_one_for_whatever_it_takes() -> None:
+    rules = AdmissionRules(kinds=ALL_KINDS, entry_bytes_max=100)
+    assert admit_leaf(bytes(100), rules=rules).leaf == bytes(100)
+    for leaf in (bytes(101), attestation_leaf()):
+        with pytest.raises(TooLargeError, match=r"^rule admission\.entry_bytes_max: entry is larger than 100 bytes$"):
+            admit_leaf(leaf, rules=rules)
+
+
+PUBLISHERS = [str(PUBLISHER.public)]
+CLOSED: list[tuple[str, dict[str, object]]] = [
+    ("signers", {"signers": PUBLISHERS}),
+    ("owner", {"owner": [{"match": "pypi:acme-*", "signers": PUBLISHERS}]}),
+    ("owner", {"owner": [{"match": "pypi:acme-*", "signers": PUBLISHERS}], "unowned": "refuse"}),
+]
+UNSIGNED = [
+    b"any bytes",
+    b"{}",
+    attestation_leaf() + b"\n",
+    attestation.format_leaf(
+        Envelope(payload_type=PAYLOAD_TYPE, payload=statement(), signature=STRANGER.sign(b"something else")),
+        signer=PUBLISHER.public,
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "table"), CLOSED, ids=["signers", "owner", "unowned"])
+@pytest.mark.parametrize("leaf", UNSIGNED, ids=["bytes", "json", "not_canonical", "signature_of_something_else"])
+def test_rules_about_signers_and_names_let_in_nothing_that_nobody_signed(
+    leaf: bytes, rule: str, table: dict[str, object]
+) -> None:
+    rules = parse_rules({"kinds": ["opaque", "attestation"], **table}, where="admission")
+    with pytest.raises(UntrustedError, match=rf"^rule admission\.{rule}: .* this is no entry: "):
+        admit_leaf(leaf, rules=rules)
+    assert admit_leaf(attestation_leaf(), rules=rules).terms >= DIGESTS
+
+
+def test_who_is_not_let_in_is_told_so_whether_or_not_the_signature_verifies() -> None:
+    rules = parse_rules({"signers": [str(STRANGER.public)]}, where="admission")
+    for leaf in (attestation_leaf(), UNSIGNED[-1]):
+        with pytest.raises(UntrustedError, match=r"^rule admission\.signers: signer ed25519:"):
+            admit_leaf(leaf, rules=rules)
+
+
+def test_a_signer_who_is_let_in_has_to_have_signed() -> None:
+    rules = parse_rules({"signers": [str(PUBLISHER.public)]}, where="admission")
+    with pytest.raises(SignatureError, match="does not verify"):
+        admit_leaf(UNSIGNED[-1], rules=rules)

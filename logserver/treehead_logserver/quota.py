@@ -1,0 +1,237 @@
+"""Rates: how many entries an address may send, and a signer have logged, by the table `[admission.rates]` of log.toml.
+
+    [admission.rates]
+    address = "200/s"          # entries from one address (of IPv6: from one /64)
+    signer  = "20/s"           # new entries of one signer; or "600/m", "1000/h"
+
+As many as that may come at once, and after them each as soon as its share of the time has passed (the generic cell
+rate algorithm, by throttled-py, on the monotonic clock). A call is charged for all of its entries or refused as a
+whole; what is refused costs nothing.
+
+An address is charged for whatever it sends, before anything is looked at. A signer is charged only once the signature
+has verified, and only for what is not in the log yet: what is logged anyone can read and send again, and that must not
+use up what its signer may send.
+
+Both remember the last `REMEMBERED_MAX` of those who sent anything, and forget the one that was quiet for longest. Who
+has more addresses, or keys, than that may have some forgotten that are not due yet, and gains little: with so many, the
+rate of each bounds nothing. Against many addresses the bounds of the queues stand, and against many keys the rule
+`signers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote
+
+from treehead.encoding import format_decimal, format_hex, parse_decimal
+from treehead.errors import MalformedError, TooLargeError
+from treehead_logserver.backlog import QuotaError
+from treehead_logserver.storage.base import Candidate
+
+if TYPE_CHECKING:
+    from throttled import Throttled
+
+RATE_ENTRIES_MAX = 1_000_000
+REMEMBERED_MAX = 32_768
+"""Addresses, and as many signers; each takes some 500 bytes."""
+
+_RATE = re.compile(r"([0-9]{1,7})/([smh])")
+_RATE_CHARS_MAX = 9
+_PERIOD_S = {"s": 1, "m": 60, "h": 3_600}
+_KEYS = ("address", "signer")
+
+_LOOK_UPS_A_TURN = 64
+"""Look-ups take some 10 µs each, and the event loop is not kept for longer than these take."""
+
+_ELSEWHERE = "callers without an address"
+_IPV6_NETWORK_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """So many entries in a period, and as many at once; `unit` is "s", "m" or "h"."""
+
+    entries: int
+    unit: str
+
+    @property
+    def period_s(self) -> int:
+        """The period in seconds."""
+        return _PERIOD_S[self.unit]
+
+    def __str__(self) -> str:
+        return format_rate(self)
+
+
+def parse_rate(text: str, *, what: str) -> Rate:
+    """Parse a rate, the exact inverse of `format_rate`; `what` names it in messages.
+
+    Raises:
+        MalformedError: text is anything but what that prints, or more than `RATE_ENTRIES_MAX` a period, or none.
+    """
+    match = _RATE.fullmatch(text) if len(text) <= _RATE_CHARS_MAX else None
+    if match is None:
+        raise MalformedError(f"{what}: expected a number and /s, /m or /h, such as 20/s")
+    entries = parse_decimal(match[1], what=what)
+    if not 0 < entries <= RATE_ENTRIES_MAX:
+        raise MalformedError(f"{what}: not between 1 and {RATE_ENTRIES_MAX} entries")
+    return Rate(entries=entries, unit=match[2])
+
+
+def format_rate(rate: Rate) -> str:
+    """Print a rate, as in `20/s`."""
+    return f"{format_decimal(rate.entries)}/{rate.unit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """The table; None where there is no bound."""
+
+    address: Rate | None = None
+    signer: Rate | None = None
+
+
+def parse_rates(table: object, *, where: str) -> Rates:
+    """Read the table `[admission.rates]`, as TOML gives it; `where` names it in messages.
+
+    Raises:
+        MalformedError: a key is unknown, or a value is no rate; the message names the key.
+    """
+    if not isinstance(table, dict):
+        raise MalformedError(f"{where}: not a table")
+    rates: dict[str, Rate] = {}
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise MalformedError(f"{where}: unknown key {key!r}; known are {' and '.join(_KEYS)}")
+        if not isinstance(value, str):
+            raise MalformedError(f'{where}, key {key}: expected a string, such as "20/s"')
+        rates[key] = parse_rate(value, what=f"{where}, key {key}")
+    return Rates(**rates)
+
+
+class LeafFinder(Protocol):
+    """Of `storage.base.Reading`, what is asked here."""
+
+    async def find_leaf(self, leaf_hash: bytes) -> int | None:
+        """The index of the leaf with this hash, of which there is at most one."""
+
+
+class Quotas:
+    """What everyone may still send. For one event loop.
+
+    Nothing of it is written down: with the process, all is forgotten.
+    """
+
+    def __init__(self, rates: Rates) -> None:
+        self._addresses = None if rates.address is None else _Meter("address", rates.address)
+        self._signers = None if rates.signer is None else _Meter("signer", rates.signer)
+
+    def charge_address(self, peer: str, entries: int) -> None:
+        """Count entries as sent by a peer, as `address_of` takes it.
+
+        Raises:
+            QuotaError: there is no room for all of them; none was counted.
+            TooLargeError: there never is for so many.
+        """
+        if self._addresses is not None and entries:
+            self._addresses.charge(address_of(peer), entries)
+
+    async def charge_signers(self, candidates: Sequence[Candidate], storage: LeafFinder) -> None:
+        """Count those of the candidates that are not in the log yet as their signers'.
+
+        Not counted: what nobody signed, and a leaf that is there again.
+
+        Raises:
+            QuotaError: there is no room for all that one of the signers has among them; none was counted.
+            TooLargeError: there never is for so many.
+            StorageError: it cannot be found out what the log has.
+        """
+        if self._signers is None:
+            return
+        signer_of = {candidate.leaf_hash: candidate.signer for candidate in candidates if candidate.signer is not None}
+        fresh: Counter[str] = Counter()
+        for number, (leaf_hash, signer) in enumerate(signer_of.items(), 1):
+            if await storage.find_leaf(leaf_hash) is None:
+                fresh[f"signer sha256:{format_hex(signer)}"] += 1
+            if number % _LOOK_UPS_A_TURN == 0:
+                await asyncio.sleep(0)
+        for name, entries in fresh.items():
+            self._signers.check(name, entries)
+        for name, entries in fresh.items():
+            self._signers.charge(name, entries)
+
+
+class _Meter:
+    """Counts entries by name, against one rate."""
+
+    def __init__(self, key: str, rate: Rate) -> None:
+        import throttled
+
+        self._key = key
+        self._rate = rate
+        self._limiter: Throttled = throttled.Throttled(
+            using=throttled.RateLimiterType.GCRA.value,
+            quota=throttled.per_duration(timedelta(seconds=rate.period_s), rate.entries),
+            store=throttled.MemoryStore(options={"MAX_SIZE": REMEMBERED_MAX}),
+        )
+
+    def charge(self, name: str, entries: int) -> None:
+        """Count entries, or raise as `Quotas` says."""
+        self._refuse_too_many(name, entries)
+        result = self._limiter.limit(name, cost=entries)
+        if result.limited:
+            raise self._refusal(name, result.state.retry_after)
+
+    def check(self, name: str, entries: int) -> None:
+        """Raise what `charge` would, and count nothing."""
+        self._refuse_too_many(name, entries)
+        # What has been counted is paid off after so long; there is room when only the rest of the burst is left of it.
+        wait_s = self._limiter.peek(name).reset_after - self._rate.period_s * (1 - entries / self._rate.entries)
+        if wait_s > 0:
+            raise self._refusal(name, wait_s)
+
+    def _refuse_too_many(self, name: str, entries: int) -> None:
+        if entries > self._rate.entries:
+            raise TooLargeError(
+                f"rule admission.rates.{self._key}: {entries} entries at once from {name} can never pass, for at "
+                f"{self._rate} no more than {self._rate.entries} do; send smaller batches"
+            )
+
+    def _refusal(self, name: str, wait_s: float) -> QuotaError:
+        retry_ms = math.ceil(wait_s * 1_000) + 1  # so that what rounding has lost keeps nobody out who comes on time
+        return QuotaError(
+            f"rule admission.rates.{self._key}: more than {self._rate} from {name}; "
+            f"try again in {math.ceil(retry_ms / 100) / 10} s",
+            retry_ms=retry_ms,
+        )
+
+
+@lru_cache(maxsize=4_096)
+def address_of(peer: str) -> str:
+    """Whom to charge for what a peer sends: an IPv4 address, or an IPv6 network of 64 bits.
+
+    `peer` is what gRPC says (`ipv4:192.0.2.7:5000`, `ipv6:%5B2001:db8::1%5D:5000`), or a host as an HTTP server has it
+    (`192.0.2.7`, `2001:db8::1`). An IPv4 address within IPv6 is the IPv4 address. All others, such as those who come by
+    a Unix socket, count as one.
+    """
+    family, _, rest = peer.partition(":")
+    if family in ("ipv4", "ipv6"):
+        peer = unquote(rest).rpartition(":")[0]
+    try:
+        address = ipaddress.ip_address(peer.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return _ELSEWHERE
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return str(ipaddress.IPv6Network((address.packed[:_IPV6_NETWORK_BYTES] + bytes(8), 64)))
+        address = address.ipv4_mapped
+    return str(address)
