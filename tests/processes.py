@@ -115,6 +115,15 @@ class ServerProcess:
         self.address = line.decode().removeprefix(LISTENING).strip()
         return self
 
+    async def next_address(self) -> str:
+        """The next address that the server says it listens on."""
+        assert self._process is not None, "it does not run"
+        assert self._process.stdout is not None
+        async with asyncio.timeout(READY_SECONDS_MAX):
+            line = await self._process.stdout.readline()
+        assert line.startswith(LISTENING.encode()), line
+        return line.decode().removeprefix(LISTENING).strip()
+
     async def _read_stderr(self, stream: asyncio.StreamReader) -> None:
         while data := await stream.read(65_536):
             self._stderr += data
@@ -191,9 +200,20 @@ class LogProcess(ServerProcess):
 
     def __init__(self, data: Path, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> None:
         super().__init__(
-            "treehead_logserver", "serve", "--data", data, "--grpc", "127.0.0.1:0", *arguments, environment=environment
+            "treehead_logserver",
+            "serve",
+            *("--data", data, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"),
+            *arguments,
+            environment=environment,
         )
         self.data = data
+        self.http = ""
+        """Where it listens for HTTP, as the beginning of URLs."""
+
+    async def start(self) -> Self:
+        await super().start()
+        self.http = await self.next_address()
+        return self
 
 
 async def create_log(data: Path, *, origin: str, environment: Mapping[str, str] | None = None) -> str:

@@ -26,6 +26,7 @@ from treehead_logserver.config import Limits
 from treehead_logserver.datadir import DataDirectory
 from treehead_logserver.heads import Head, Heads
 from treehead_logserver.highwater import HighWaterMark
+from treehead_logserver.metrics import Metrics
 from treehead_logserver.prover import Prover
 from treehead_logserver.recovery import recover_edge
 from treehead_logserver.sequencer import Sequencer
@@ -106,6 +107,7 @@ async def open_log(folder: Path) -> AsyncIterator[LogParts]:
             heads=heads,
             prover=prover,
             limits=limits,
+            metrics=Metrics(origin=vkey.name),
         )
         committing = asyncio.create_task(sequencer.run())
         yield LogParts(sequencer=sequencer, heads=heads, prover=prover)

@@ -97,7 +97,7 @@ class LogServer(ServerProcess):
     """`treehead-log serve` on a folder that `create_log` made, for these kinds of entries or for its own choice."""
 
     def __init__(self, folder: Path, *, kinds: Sequence[str] = ()) -> None:
-        where: tuple[str | Path, ...] = ("serve", "--data", folder, "--grpc", "127.0.0.1:0")
+        where: tuple[str | Path, ...] = ("serve", "--data", folder, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
         chosen = [argument for kind in kinds for argument in ("--kind", kind)]
         super().__init__("treehead_logserver", *where, *chosen, stderr=folder / "stderr.txt")
         self._folder = folder

@@ -162,7 +162,7 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
         )
         service = LogService(
             vkey=vkey,
-            kinds=config.rules.kinds,
+            rules=config.rules,
             limits=limits,
             intake=intake,
             heads=heads,

@@ -71,8 +71,8 @@ class _Bounded(logging.Filter):
     def __init__(self, a_second: int) -> None:
         super().__init__()
         self._throttled = Throttled(
-            using=RateLimiterType.TOKEN_BUCKET.value,
-            quota=rate_limiter.per_sec(a_second, burst=a_second),
+            using=RateLimiterType.GCRA.value,
+            quota=rate_limiter.per_sec(a_second),
             store=store.MemoryStore(),
         )
         self._left_out = 0

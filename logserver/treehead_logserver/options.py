@@ -61,7 +61,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--passphrase-file",
         type=Path,
         metavar="FILE",
-        help="the key's passphrase is the file's first line (else $TREEHEAD_PASSPHRASE, else the key is not encrypted)",
+        help="the key's passphrase, or its token's PIN, is the file's first line (else $TREEHEAD_PASSPHRASE, else there "
+        "is none); mode 0600",
     )
 
     init = commands.add_parser("init", parents=[data, secret], help="make a log and print its verifier key")

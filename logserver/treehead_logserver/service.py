@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import version
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -22,7 +22,6 @@ from treehead.entry import KINDS
 from treehead.errors import MalformedError, StorageError, TreeheadError, UnsupportedError, UntrustedError
 from treehead.keys import VerifierKey, format_vkey
 from treehead.merkle import HASH_BYTES
-from treehead.tile import ENTRY_BYTES_MAX
 from treehead.v1 import log_pb2, log_pb2_grpc
 from treehead.wire import status_of
 from treehead_logserver.backlog import BusyError, QuotaError
@@ -36,6 +35,7 @@ from treehead_logserver.kinds import OPAQUE
 from treehead_logserver.metrics import Metrics
 from treehead_logserver.prover import Prover
 from treehead_logserver.publisher import Publisher
+from treehead_logserver.rules import AdmissionRules
 from treehead_logserver.storage.base import Placed, Reading, Term
 from treehead_logserver.terms import digest_term, name_term, purl_term, signer_term
 from treehead_logserver.witness.panel import Panel
@@ -99,7 +99,7 @@ class LogService(log_pb2_grpc.LogServicer):
         self,
         *,
         vkey: VerifierKey,
-        kinds: Collection[str],
+        rules: AdmissionRules,
         limits: Limits,
         intake: Intake,
         heads: Heads,
@@ -125,8 +125,8 @@ class LogService(log_pb2_grpc.LogServicer):
         self._info = log_pb2.GetLogInfoResponse(
             origin=vkey.name,
             vkey=format_vkey(vkey),
-            kinds=[*("/".join(kind) for kind in KINDS if kind[0] in kinds), *{OPAQUE}.intersection(kinds)],
-            entry_bytes_max=ENTRY_BYTES_MAX,
+            kinds=[*("/".join(kind) for kind in KINDS if kind[0] in rules.kinds), *{OPAQUE}.intersection(rules.kinds)],
+            entry_bytes_max=rules.entry_bytes_max,
             batch_entries_max=limits.batch_entries_max,
             find_entries_max=limits.find_entries_max,
             software_version=version("treehead"),

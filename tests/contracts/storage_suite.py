@@ -286,3 +286,49 @@ class StorageSuite(ABC):
         assert await found(wanted, first_index=1) == [2, 4, 5]
         assert await found(wanted, end_index=5) == [0, 2, 4]
         assert await found(wanted, count_max=3) == [0, 2, 4]
+
+    # --- publishing
+
+    async def test_a_new_log_has_published_nothing_and_goes_on(self, storage: Storage) -> None:
+        assert await storage.read_published() is None
+        assert await storage.read_freeze() is None
+        assert not await storage.was_published(first_size=0, end_size=2**62)
+
+    async def test_the_note_that_was_published_last_is_kept_and_the_sizes_of_all(self, tmp_path: Path) -> None:
+        await self.create(tmp_path, EMPTY)
+        async with self.opened(tmp_path) as storage:
+            for size in (0, 7, 300):
+                await storage.publish(b"note %d" % size, size=size)
+        async with self.opened(tmp_path) as storage:
+            assert await storage.read_published() == b"note 300"
+            for first, end, was in [(0, 1, True), (1, 7, False), (7, 8, True), (8, 300, False), (8, 301, True)]:
+                assert await storage.was_published(first_size=first, end_size=end) is was
+            assert not await storage.was_published(first_size=301, end_size=2**62)
+
+    async def test_the_same_size_may_be_published_again_with_another_note(self, storage: Storage) -> None:
+        await storage.publish(b"note", size=5)
+        await storage.publish(b"note with a cosignature", size=5)
+        assert await storage.read_published() == b"note with a cosignature"
+
+    async def test_publishing_changes_nothing_of_the_tree(self, storage: Storage) -> None:
+        await append(storage, candidates(b"a"), Extender())
+        await storage.publish(b"note", size=1)
+        assert await storage.read_state() == state_at(1)
+        assert await append(storage, candidates(b"b"), Extender()) == [Placed(1, False)]
+
+    async def test_a_log_is_frozen_once_and_stays_so(self, tmp_path: Path) -> None:
+        await self.create(tmp_path, EMPTY)
+        async with self.opened(tmp_path) as storage:
+            await storage.freeze(b"the end")
+            with pytest.raises(StorageError, match="frozen already"):
+                await storage.freeze(b"another end")
+        async with self.opened(tmp_path) as storage:
+            assert await storage.read_freeze() == b"the end"
+
+    async def test_the_sizes_of_leaves_are_those_of_their_bytes(self, storage: Storage) -> None:
+        leaves = [b"", b"a", b"x" * 65_535, b"\x00\x00"]
+        await append(storage, candidates(*leaves), Extender())
+        assert await storage.read_leaf_sizes(first_index=0, end_index=4) == [0, 1, 65_535, 2]
+        assert await storage.read_leaf_sizes(first_index=1, end_index=2) == [1]
+        with pytest.raises(StorageError, match="has lost entries"):
+            await storage.read_leaf_sizes(first_index=2, end_index=5)

@@ -27,8 +27,9 @@ from tests.contracts.storage_suite import (
     state_at,
 )
 from tests.contracts.version_1 import create_version_1
-from tests.unit.library.specimens import LOG_KEY
+from tests.unit.library.specimens import LOG_KEY, attestation_leaf, hashedrekord_leaf
 from tests.unit.logserver.parts import SIGNER
+from treehead.entry import parse_entry
 from treehead.errors import StorageError
 from treehead.merkle import hash_leaf
 from treehead.sqlite import connect
@@ -38,6 +39,7 @@ from treehead_logserver.storage import lookups, sqlite
 from treehead_logserver.storage.base import Placed, Storage, TreeState, UnknownOutcomeError
 from treehead_logserver.storage.schema import SCHEMA, read_unmarked_checkpoint
 from treehead_logserver.storage.sqlite import SqliteStorage, create_database
+from treehead_logserver.terms import terms_of
 
 NAME = "log.sqlite"
 
@@ -450,3 +452,15 @@ async def test_who_only_reads_migrates_nothing(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="start the log once"):
         connect(path, SCHEMA, is_writer=False)
     assert contents(path) == before
+
+
+async def test_entries_of_an_earlier_version_are_found_by_all_that_they_are_found_by_now(tmp_path: Path) -> None:
+    leaves = [attestation_leaf(), hashedrekord_leaf(), b"opaque", b'{"kind":"of another time"}']
+    path = tmp_path / NAME
+    create_version_1(path, signer=SIGNER, entries=[(leaf, []) for leaf in leaves])
+    async with opened(path) as storage:
+        for index in (0, 1):
+            for term in terms_of(parse_entry(leaves[index])):
+                assert index in await storage.find_term(term, first_index=0, end_index=4, count_max=9), term
+        await append(storage, candidates(b"new"), Extender())
+        assert await storage.read_published() is None

@@ -91,11 +91,14 @@ async def check_entry(stub: LogAsyncStub, ledger: Ledger, leaf: bytes, index: in
     assert proven.leaf_index == index
     proof = log_pb2.InclusionProof(leaf_index=index, hashes=proven.hashes, checkpoint=proven.checkpoint)
     ledger.note_answer(leaf, log_pb2.AddEntryResponse(proof=proof, duplicate=True))
-    again = await submit(stub, ledger, leaf)
+    # What is found is what was published, so that is waited for.
+    submission = log_pb2.AddEntryRequest(leaf=leaf, wait=log_pb2.WAIT_WITNESSED)
+    again = await stub.AddEntry(submission, timeout=CALL_SECONDS_MAX)
+    ledger.note_answer(leaf, again)
     assert again.duplicate
     assert again.proof.leaf_index == index
-    algorithm, digest = next(iter(parse_entry(leaf).artifacts[0].digests.items()))
-    request = log_pb2.FindEntriesRequest(algorithm=algorithm, digest=digest)
+    algorithm, value = next(iter(parse_entry(leaf).artifacts[0].digests.items()))
+    request = log_pb2.FindEntriesRequest(digest=log_pb2.Digest(algorithm=algorithm, value=value))
     found = await stub.FindEntries(request, timeout=CALL_SECONDS_MAX)
     assert index in [entry.leaf_index for entry in found.entries]
     head = ledger.note_head(found.checkpoint)

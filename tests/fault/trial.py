@@ -139,7 +139,7 @@ class Trial:
 
     def server(self, environment: Mapping[str, str] | None = None) -> ServerProcess:
         """The log's server, not started."""
-        arguments = ("serve", "--data", self.data, "--grpc", "127.0.0.1:0")
+        arguments = ("serve", "--data", self.data, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
         return ServerProcess(self.template.module, *arguments, environment={**PYTHONPATH, **(environment or {})})
 
     @contextlib.asynccontextmanager

@@ -56,7 +56,7 @@ class _Scenario:
         self._tell.act("Act 1: a log that keeps its word")
         with self._tell.step("A log operator makes a log and starts it"):
             self._vkey = self._do("treehead-log", "init", "--data", "log", "--origin", _ORIGIN).stdout.strip()
-            log = self._serve("treehead-log", "serve", "--data", "log", "--grpc", "127.0.0.1:0")
+            log = self._serve("treehead-log", "serve", "--data", "log", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
             self._write("policy", f"log {self._vkey}\nquorum none\n")
         with self._tell.step("Three independent monitors follow the log, and gossip with each other"):
             for name in _MONITORS:
@@ -135,8 +135,8 @@ class _Scenario:
             for server in (*self._monitors, log):
                 server.stop()
             shutil.copytree(self._folder / "log", self._folder / "log-private")
-            public = self._serve("treehead-log", "serve", "--data", "log", "--grpc", "127.0.0.1:0")
-            private = self._serve("treehead-log", "serve", "--data", "log-private", "--grpc", "127.0.0.1:0")
+            public = self._serve("treehead-log", "serve", "--data", "log", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+            private = self._serve("treehead-log", "serve", "--data", "log-private", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
         with self._tell.step("A backdoored wheel is logged, but only on the face that the victim is shown"):
             backdoored = self._copy(self._wheel, "victim")
             _flip_byte(self._folder / backdoored)

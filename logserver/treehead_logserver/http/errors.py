@@ -48,7 +48,7 @@ def status_of(error: TreeheadError) -> int:
 
 
 def headers_of(error: TreeheadError, *, retry_ms: int) -> Mapping[str, str]:
-    """The header fields that go with it: when to come again, and whether the connection can be gone on with."""
+    """The header fields that go with it: when to come again, and by which methods."""
     headers: dict[str, str] = {}
     status = status_of(error)
     if status in (429, 503):
@@ -56,8 +56,6 @@ def headers_of(error: TreeheadError, *, retry_ms: int) -> Mapping[str, str]:
         headers["retry-after"] = str(max(1, -(-wait_ms // 1_000)))
     if status == 405:
         headers["allow"] = "GET, HEAD"
-    if status in (413, 415):
-        headers["connection"] = "close"  # the rest of the body is not wanted
     return headers
 
 

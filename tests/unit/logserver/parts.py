@@ -15,6 +15,7 @@ from treehead.merkle import hash_leaf
 from treehead.tile import RightEdge
 from treehead_logserver.config import Limits
 from treehead_logserver.heads import Head, Heads
+from treehead_logserver.metrics import Metrics
 from treehead_logserver.prover import Prover
 from treehead_logserver.recovery import recover_edge
 from treehead_logserver.sequencer import Sequencer
@@ -120,6 +121,7 @@ async def parts(
             heads=heads,
             prover=prover,
             limits=limits,
+            metrics=Metrics(origin=ORIGIN),
         )
         committing = asyncio.create_task(sequencer.run())
         stack.callback(committing.cancel)

@@ -9,26 +9,44 @@ import pytest
 from treehead.errors import UsageError
 from treehead.server import HEALTH_WATCHERS_MAX, REFLECTIONS_MAX
 from treehead.tile import ENTRY_BYTES_MAX
+from treehead.tls import ServerTls
 from treehead.wire import MESSAGE_BYTES_MAX
 from treehead_logserver.config import Limits, ServeConfig
+
+LOOPBACK = "127.0.0.1:0"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:8461", "[::1]:8461", "127.8.8.8:1"])
 def test_a_loopback_address_needs_no_leave(address: str) -> None:
-    assert ServeConfig(data=Path("log"), grpc=address).grpc == address
+    assert ServeConfig(data=Path("log"), grpc=address, http=LOOPBACK).grpc == address
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:8461", "[::]:8461", "192.0.2.1:8461", "log.example:8461"])
 def test_an_address_that_others_reach_needs_insecure(address: str) -> None:
     with pytest.raises(UsageError, match="--insecure"):
-        ServeConfig(data=Path("log"), grpc=address)
-    assert ServeConfig(data=Path("log"), grpc=address, insecure=True).grpc == address
+        ServeConfig(data=Path("log"), grpc=address, http=LOOPBACK)
+    assert ServeConfig(data=Path("log"), grpc=address, http=LOOPBACK, insecure=True).grpc == address
+
+
+def test_each_listener_is_looked_at() -> None:
+    with pytest.raises(UsageError, match=r"--http 192\.0\.2\.1:8460"):
+        ServeConfig(data=Path("log"), grpc=LOOPBACK, http="192.0.2.1:8460")
+
+
+def test_with_tls_others_may_reach_the_log() -> None:
+    tls = ServerTls(certificate=Path("chain.pem"), key=Path("key.pem"))
+    config = ServeConfig(data=Path("log"), grpc="0.0.0.0:8461", http="0.0.0.0:8460", tls=tls)
+    assert config.http_scheme == "https"
+
+
+def test_a_configuration_that_is_printed_keeps_the_passphrase_to_itself() -> None:
+    assert "secret" not in repr(ServeConfig(data=Path("log"), grpc=LOOPBACK, http=LOOPBACK, passphrase=b"secret"))
 
 
 @pytest.mark.parametrize("address", ["", "8461", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:+1", "::1:1"])
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(UsageError, match="HOST:PORT"):
-        ServeConfig(data=Path("log"), grpc=address, insecure=True)
+        ServeConfig(data=Path("log"), grpc=address, http=LOOPBACK, insecure=True)
 
 
 def test_the_largest_page_and_chunk_fit_a_message() -> None:

@@ -95,6 +95,9 @@ class CountingReader:
     async def read_leaves(self, *, first_index: int, end_index: int, bytes_max: int) -> Sequence[bytes]:
         raise NotImplementedError
 
+    async def read_leaf_sizes(self, *, first_index: int, end_index: int) -> Sequence[int]:
+        raise NotImplementedError
+
     async def find_leaf(self, leaf_hash: bytes) -> int | None:
         raise NotImplementedError
 
