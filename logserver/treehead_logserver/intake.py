@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from treehead.errors import TreeheadError, UnavailableError
 from treehead_logserver.admission import Admission
 from treehead_logserver.backlog import BusyError
+from treehead_logserver.checker import Outcome
 from treehead_logserver.freeze import Freeze, FrozenError
 from treehead_logserver.heads import Head, Heads
+from treehead_logserver.leaf import admit_leaf
 from treehead_logserver.metrics import Metrics
 from treehead_logserver.publisher import Publisher
 from treehead_logserver.quota import Quotas
+from treehead_logserver.rules import AdmissionRules
 from treehead_logserver.sequencer import Sequencer
 from treehead_logserver.storage.base import Candidate, Placed, Reading
 
@@ -55,10 +58,13 @@ class Intake:
         self._freeze = freeze
         self._counted = metrics.submissions
 
-    async def log(self, leaves: Sequence[bytes], *, face: str, address: str, witnessed: bool) -> Logged:
+    async def log(
+        self, leaves: Sequence[bytes], *, face: str, address: str, witnessed: bool = False, signed: bool = False
+    ) -> Logged:
         """Make leaves part of the log, those that are admitted together; `address` is the submitter's.
 
-        With `witnessed`, the head is a published one. They are counted under the name of the face.
+        With `witnessed`, the head is a published one. With `signed`, what is no signed entry in good order is not
+        admitted, even if the log takes any bytes. They are counted under the name of the face.
 
         Raises:
             FrozenError: the log takes no more entries.
@@ -66,7 +72,7 @@ class Intake:
             UnavailableError: the outcome is unknown, or it is logged and not witnessed in time; to try again is safe.
         """
         try:
-            logged = await self._log(leaves, address=address, witnessed=witnessed)
+            logged = await self._log(leaves, address=address, witnessed=witnessed, signed=signed)
         except TreeheadError as exc:
             self._counted.labels(face, _outcome_of(exc)).inc(len(leaves))
             raise
@@ -74,11 +80,13 @@ class Intake:
             self._counted.labels(face, outcome).inc(count)
         return logged
 
-    async def _log(self, leaves: Sequence[bytes], *, address: str, witnessed: bool) -> Logged:
+    async def _log(self, leaves: Sequence[bytes], *, address: str, witnessed: bool, signed: bool) -> Logged:
         if self._freeze is not None:
             raise FrozenError(self._freeze.successor)
         self._quotas.charge_address(address, len(leaves))
         admitted = await self._admission.admit(leaves)
+        if signed:
+            admitted = [_signed(item) for item in admitted]
         for item in admitted:
             # First, since a defect of ours fails the call, which then must not have logged the others.
             if not isinstance(item, Candidate | TreeheadError):
@@ -92,6 +100,16 @@ class Intake:
         rest = iter(places)
         outcomes = [item if isinstance(item, TreeheadError) else next(rest) for item in admitted]
         return Logged(outcomes=outcomes, head=head)
+
+
+def _signed(item: Outcome) -> Outcome:
+    """A candidate that somebody signed, or else why it is none."""
+    if not isinstance(item, Candidate) or item.signer is not None:
+        return item
+    try:
+        return admit_leaf(item.leaf, rules=AdmissionRules())
+    except TreeheadError as exc:
+        return exc
 
 
 def _outcome_of(item: Placed | TreeheadError) -> str:

@@ -25,7 +25,7 @@ class AddFace:
         """POST /add."""
         leaf = await read_body(request, bytes_max=ENTRY_BYTES_MAX, what="entry")
         address = request.client.host if request.client else ""
-        (outcome,) = (await self._intake.log([leaf], face="add", address=address, witnessed=False)).outcomes
+        (outcome,) = (await self._intake.log([leaf], face="add", address=address)).outcomes
         if isinstance(outcome, TreeheadError):
             raise outcome
         return Response(format_decimal(outcome.leaf_index), media_type="text/plain; charset=utf-8")

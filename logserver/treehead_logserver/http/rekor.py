@@ -44,7 +44,7 @@ class RekorFace:
         else:
             leaf = parse_create_entry(body)
         address = request.client.host if request.client else ""
-        logged = await self._intake.log([leaf], face="rekor", address=address, witnessed=False)
+        logged = await self._intake.log([leaf], face="rekor", address=address, signed=True)
         (outcome,) = logged.outcomes
         if isinstance(outcome, TreeheadError):
             raise outcome

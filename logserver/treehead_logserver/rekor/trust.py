@@ -1,0 +1,129 @@
+"""What cosign, sigstore-go, sigstore-python and sigstore-js are told, to verify by this log and to write to it.
+
+A trusted root holds the log's key, for verifying; a signing config holds its address, for signing. Both are Sigstore's
+files (dev.sigstore.trustroot.v1), here with the log and nothing else: whoever signs with certificates or time stamps
+adds the authorities that these are from. cosign adds to its own files with `trusted-root create` and `signing-config
+create`; sigstore-python takes no signing config without a certificate authority.
+
+The clients find a checkpoint's signature by the log's address: sigstore-go wants its key to be named exactly as the
+host of `baseUrl`, without port and path, and takes a name that ends in ` - ` and a number for one of Rekor v1, which no
+host is. A log whose origin is not its host's name would be refused by them with every entry, so it is refused here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+
+from treehead.encoding import JsonValue, format_base64, parse_decimal
+from treehead.errors import MalformedError, UsageError
+from treehead.keys import VerifierKey, public_key_from_ed25519
+from treehead_logserver.rekor.response import log_id
+
+TRUSTED_ROOT_TYPE = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
+SIGNING_CONFIG_TYPE = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
+
+_SCHEMES = ("http://", "https://")
+_HOST = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[1-9][0-9]{0,4}))?")
+_PORT_MAX = 65_535
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z")
+
+
+def format_trusted_root(vkey: VerifierKey, *, url: str, since: str) -> str:
+    """The trusted root (JSON) by which Sigstore's clients verify entries of the log at `url`, valid from `since` on.
+
+    `since` is a time in UTC (RFC 3339). Not checked: that the log is there.
+
+    Raises:
+        UsageError: the URL is not one of a host and perhaps a port, or not of the host that the log is named after; or
+            `since` is no such time. The message names the flag.
+        UnsupportedError: the log's key is not Ed25519.
+    """
+    host = _host_of(url)
+    if host != vkey.name:
+        raise UsageError(
+            f"--url {url}: its host is {host!r}, but the origin of the log is {vkey.name!r}; Sigstore's clients take "
+            "only logs whose origin is the host of their URL: give that host's URL, or init a log with such an origin"
+        )
+    key_id = log_id(vkey)
+    log: JsonValue = {
+        "baseUrl": url,
+        "hashAlgorithm": "SHA2_256",
+        "publicKey": {
+            "rawBytes": format_base64(public_key_from_ed25519(vkey.public_key).spki),
+            "keyDetails": "PKIX_ED25519",
+            "validFor": {"start": _check_time(since)},
+        },
+        "logId": {"keyId": format_base64(key_id)},
+    }
+    return _format(
+        {
+            "mediaType": TRUSTED_ROOT_TYPE,
+            "tlogs": [log],
+            "certificateAuthorities": [],
+            "ctlogs": [],
+            "timestampAuthorities": [],
+        }
+    )
+
+
+def format_signing_config(*, url: str, since: str, operator: str) -> str:
+    """The signing config (JSON) by which Sigstore's clients write to the log at `url`, from `since` on.
+
+    Of several logs of one operator clients choose one. Not checked: that the log is there, and what its origin is; see
+    `format_trusted_root`.
+
+    Raises:
+        UsageError: the URL is not one of a host and perhaps a port, `since` is no time in UTC (RFC 3339), or the
+            operator is not printable text. The message names the flag.
+    """
+    _host_of(url)
+    if not operator or not operator.isprintable():
+        raise UsageError(f"--operator {operator!r} is not a name: expected printable text, such as a domain")
+    log: JsonValue = {
+        "url": url,
+        "majorApiVersion": 2,
+        "validFor": {"start": _check_time(since)},
+        "operator": operator,
+    }
+    return _format(
+        {
+            "mediaType": SIGNING_CONFIG_TYPE,
+            "rekorTlogUrls": [log],
+            "rekorTlogConfig": {"selector": "ANY"},
+            # No time stamps; but sigstore-go ends with a panic where it looks for this and there is none.
+            "tsaConfig": {"selector": "ANY"},
+        }
+    )
+
+
+def _host_of(url: str) -> str:
+    scheme = next((scheme for scheme in _SCHEMES if url.startswith(scheme)), None)
+    if scheme is None:
+        raise UsageError(f"--url {url!r} does not begin with http:// or https://")
+    match = _HOST.fullmatch(url.removeprefix(scheme))
+    if match is None:
+        raise UsageError(
+            f"--url {url!r}: after {scheme} there may be a host and a port only; clients add /api/v2/log/entries to it"
+        )
+    if match["port"] is not None:
+        try:
+            parse_decimal(match["port"], what="its port", maximum=_PORT_MAX)
+        except MalformedError as exc:
+            raise UsageError(f"--url {url!r}: {exc}") from exc
+    return match["host"].strip("[]")
+
+
+def _check_time(since: str) -> str:
+    try:
+        if _TIME.fullmatch(since) is not None:
+            datetime.fromisoformat(since)
+            return since
+    except ValueError:
+        pass
+    raise UsageError(f"--since {since!r} is not a time in UTC such as 2026-01-31T12:00:00Z")
+
+
+def _format(value: JsonValue) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
