@@ -81,6 +81,27 @@ def parse_base64(text: str, *, what: str, length: int | None = None) -> bytes:
     return value
 
 
+def parse_protobuf_base64(text: str, *, what: str) -> bytes:
+    """Decode base64 in the spellings that the JSON form of protobuf has for bytes, for requests of other programs.
+
+    Those are the standard and the URL-safe alphabet, each with padding or without; otherwise a value has one spelling
+    here, too. Not for what is signed, logged or compared.
+
+    Raises:
+        MalformedError: text mixes the alphabets, or has another character, stray bits or half of its padding.
+    """
+    standard = text if "+" in text or "/" in text else text.translate(_URL_SAFE_TO_STANDARD)
+    if "=" not in standard:
+        standard += "=" * (-len(standard) % 4)
+    try:
+        return parse_base64(standard, what=what)
+    except MalformedError as exc:
+        raise MalformedError(f"{what} is not base64") from exc
+
+
+_URL_SAFE_TO_STANDARD = str.maketrans("-_", "+/")
+
+
 def format_base64(value: bytes) -> str:
     """Encode as padded standard base64, the exact inverse of `parse_base64`."""
     return base64.b64encode(value).decode("ascii")
@@ -123,16 +144,19 @@ def parse_utf8(data: bytes, *, what: str, bytes_max: int) -> str:
         raise MalformedError(f"{what} is not UTF-8 (byte {exc.start})") from exc
 
 
-def parse_json_object(data: bytes, *, what: str, bytes_max: int) -> dict[str, JsonValue]:
+def parse_json_object(data: bytes, *, what: str, bytes_max: int, marks_max: int | None = None) -> dict[str, JsonValue]:
     """Parse one JSON object, refusing repeated keys, lone surrogates, NaN, and numbers and nesting without bound.
 
-    Key order and white space are free; use `parse_canonical_json` where they are not.
+    Key order and white space are free; use `parse_canonical_json` where they are not. `marks_max` bounds the members of
+    a document that may be large: to read each of them takes a microsecond, which a long string does not.
 
     Raises:
         TooLargeError: data is larger than `bytes_max`.
-        MalformedError: data is not such an object.
+        MalformedError: data is not such an object, or has more than `marks_max` commas and colons.
     """
     text = parse_utf8(data, what=what, bytes_max=bytes_max)
+    if marks_max is not None:
+        _check_marks(data, what=what, marks_max=marks_max)
     plain = _plain_canonical_object(text)
     if plain is not None:
         return plain
@@ -241,6 +265,11 @@ def _check_surrogates(text: str) -> None:
         raise ValueError("a string holds half of a surrogate pair") from exc
 
 
+def _check_marks(data: bytes, *, what: str, marks_max: int) -> None:
+    if data.count(b",") + data.count(b":") > marks_max:
+        raise MalformedError(f"{what} has more than {marks_max} commas and colons")
+
+
 def parse_canonical_json(data: bytes, *, what: str, bytes_max: int) -> dict[str, JsonValue]:
     """Parse one JSON object that is in RFC 8785 canonical form, the exact inverse of `format_canonical_json`.
 
@@ -248,8 +277,8 @@ def parse_canonical_json(data: bytes, *, what: str, bytes_max: int) -> dict[str,
         TooLargeError: data is larger than `bytes_max`.
         MalformedError: data is no object, not canonical, or has more than `JSON_MARKS_MAX` commas and colons.
     """
-    if len(data) <= bytes_max and data.count(b",") + data.count(b":") > JSON_MARKS_MAX:
-        raise MalformedError(f"{what} has more than {JSON_MARKS_MAX} commas and colons")
+    if len(data) <= bytes_max:
+        _check_marks(data, what=what, marks_max=JSON_MARKS_MAX)
     plain = _plain_canonical_object(parse_utf8(data, what=what, bytes_max=bytes_max))
     if plain is not None:
         return plain

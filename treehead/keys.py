@@ -189,11 +189,11 @@ class _Shape:
     digest: str | None
 
 
-def _rsa_shape(bits: int, prefix: str) -> _Shape:
-    """A modulus of exactly so many bits, and the one exponent that is in use and that public authorities certify."""
+def _rsa_shape(bits: int, prefix: bytes) -> _Shape:
+    """A modulus of exactly so many bits, and the one exponent that is in use."""
     return _Shape(
         label=f"RSA {bits}",
-        prefix=bytes.fromhex(prefix),
+        prefix=prefix,
         key_bytes=bits // 8,
         suffix=b"\x02\x03" + _RSA_EXPONENT.to_bytes(3, "big"),
         digest="sha256",
@@ -222,9 +222,15 @@ _SHAPES = {
         key_bytes=132,
         digest="sha512",
     ),
-    Scheme.RSA2048: _rsa_shape(2048, "30820122300d06092a864886f70d01010105000382010f003082010a0282010100"),
-    Scheme.RSA3072: _rsa_shape(3072, "308201a2300d06092a864886f70d01010105000382018f003082018a0282018100"),
-    Scheme.RSA4096: _rsa_shape(4096, "30820222300d06092a864886f70d01010105000382020f003082020a0282020100"),
+    Scheme.RSA2048: _rsa_shape(
+        2048, bytes.fromhex("30820122300d06092a864886f70d01010105000382010f003082010a0282010100")
+    ),
+    Scheme.RSA3072: _rsa_shape(
+        3072, bytes.fromhex("308201a2300d06092a864886f70d01010105000382018f003082018a0282018100")
+    ),
+    Scheme.RSA4096: _rsa_shape(
+        4096, bytes.fromhex("30820222300d06092a864886f70d01010105000382020f003082020a0282020100")
+    ),
 }
 _CURVES = (Scheme.P256, Scheme.P384, Scheme.P521)
 _HASHES = {"sha256": sha256, "sha384": sha384, "sha512": sha512}

@@ -18,13 +18,21 @@ from typing import TYPE_CHECKING
 
 from treehead.checkpoint import parse_checkpoint
 from treehead.entry import Artifact, Entry, parse_entry, verify_entry
-from treehead.errors import ArtifactError, MalformedError, MisbehaviourError, QuorumError, StaleError, UndecidedError
+from treehead.errors import (
+    ArtifactError,
+    MalformedError,
+    MisbehaviourError,
+    QuorumError,
+    StaleError,
+    UndecidedError,
+    UnsupportedError,
+)
 from treehead.merkle import hash_leaf, verify_inclusion
 from treehead.note import parse_note
 from treehead.policy import Policy, SignedHead, check_quorum, verify_head
-from treehead.statement import PYPI, UNNAMED_ECOSYSTEM, format_purl, project_of
+from treehead.statement import PYPI, format_purl, project_of
 from treehead.tlogproof import parse_proof
-from treehead.trust import Name, Rule, Trust
+from treehead.trust import Name, Rule, Trust, name_of
 
 if TYPE_CHECKING:
     # Only monitors have views and only forks need evidence; a plain offline verification does not pay for either.
@@ -87,7 +95,7 @@ def verify_artifact(
 
     Raises:
         MalformedError: the proof, or the entry in it, is malformed.
-        UnsupportedError: the entry is of an unknown kind or algorithm.
+        UnsupportedError: the entry is of an unknown kind or algorithm, or gives no digest that the artifact has.
         RefusedError: a check failed; see the subclasses.
         UndecidedError: the head is too old or of unknown age, or a monitor could not confirm it.
         MisbehaviourError: the log contradicts itself.
@@ -189,6 +197,7 @@ def _name_of(artifact: ArtifactFile, entry: Entry, *, purl: str | None) -> Name:
     """Step 9: the name by which the entry speaks of the artifact, whose bytes and file name must be the signed ones."""
     matching = [signed for signed in entry.artifacts if _is_same_bytes(artifact, signed)]
     if not matching:
+        _check_comparable(artifact, entry)
         raise ArtifactError(
             "the file's digest is not the one that was signed: the file was changed, or the proof is another's"
         )
@@ -197,13 +206,13 @@ def _name_of(artifact: ArtifactFile, entry: Entry, *, purl: str | None) -> Name:
     if purl is not None:
         _check_purl(entry, purl)
     if matching[0].name is None:
-        return Name(ecosystem=UNNAMED_ECOSYSTEM, name=f"sha256:{artifact.digests['sha256'].hex()}")
-    if all(signed.name != artifact.filename for signed in matching):
+        return name_of(entry, matching[0])
+    named = next((signed for signed in matching if signed.name == artifact.filename), None)
+    if named is None:
         raise ArtifactError(f"the file is called {artifact.filename!r}, but was signed as {matching[0].name!r}")
     if entry.release is not None:
         _check_project(artifact, entry.release)
-        return Name(ecosystem=entry.release.ecosystem, name=entry.release.name)
-    return Name(ecosystem="generic", name=artifact.filename)
+    return name_of(entry, named)
 
 
 def _check_project(artifact: ArtifactFile, release: Release) -> None:
@@ -215,6 +224,16 @@ def _check_project(artifact: ArtifactFile, release: Release) -> None:
 
 def _is_same_bytes(artifact: ArtifactFile, signed: Artifact) -> bool:
     return all(artifact.digests.get(algorithm) == digest for algorithm, digest in signed.digests.items())
+
+
+def _check_comparable(artifact: ArtifactFile, entry: Entry) -> None:
+    """A bare signature by ECDSA P-384 is over a SHA-384 digest, of which the artifact's own says nothing."""
+    algorithms = {algorithm for signed in entry.artifacts for algorithm in signed.digests}
+    if algorithms.isdisjoint(artifact.digests):
+        raise UnsupportedError(
+            f"the entry gives the file's digest by {', '.join(sorted(algorithms))} only, and files are hashed by "
+            f"{' and '.join(sorted(artifact.digests))} here"
+        )
 
 
 def _check_purl(entry: Entry, purl: str) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from treehead.display import printable
 from treehead.errors import TreeheadError, UsageError
-from treehead_logserver.options import GRPC_DEFAULT, HTTP_DEFAULT, make_parser
+from treehead_logserver.options import GRPC_DEFAULT, HTTP_DEFAULT, NO_SERVICE, make_parser
 
 if TYPE_CHECKING:
     from treehead.keys import VerifierKey
@@ -91,6 +91,8 @@ def _dispatch(options: argparse.Namespace) -> int:
             return _fsck(options)
         case "backup":
             _backup(options)
+        case "export":
+            _export(options)
         case "stats":
             _stats(options)
         case "freeze":
@@ -196,9 +198,16 @@ def _trusted_root(options: argparse.Namespace) -> None:
 
 
 def _signing_config(options: argparse.Namespace) -> None:
-    from treehead_logserver.rekor.trust import format_signing_config
+    from treehead_logserver.rekor.trust import Services, format_signing_config
 
-    print(format_signing_config(url=options.url, since=options.since, operator=options.operator), end="")
+    fulcio, oidc, tsa = (None if url == NO_SERVICE else url for url in (options.fulcio, options.oidc, options.tsa))
+    config = format_signing_config(
+        url=options.url,
+        since=options.since,
+        operator=options.operator,
+        services=Services(fulcio=fulcio, oidc=oidc, tsa=tsa),
+    )
+    print(config, end="")
 
 
 def _fsck(options: argparse.Namespace) -> int:
@@ -229,6 +238,23 @@ def _backup(options: argparse.Namespace) -> None:
     with progress_shown() as progress:
         backup = back_up(directory.database, options.to, vkey=vkey, progress=progress)
     print(format_backup(backup))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from treehead_logserver.export.exporter import Export, StoppedError, format_export, run_export
+    from treehead_logserver.progress import progress_shown
+
+    def announce(export: Export) -> None:
+        print(format_export(export), flush=True)
+
+    directory, vkey = _log(options)
+    run = run_export(
+        directory, options.to, vkey=vkey, is_once=options.once, show_progress=progress_shown, announce=announce
+    )
+    try:
+        asyncio.run(run)
+    except StoppedError as exc:
+        raise KeyboardInterrupt from exc
 
 
 def _stats(options: argparse.Namespace) -> None:

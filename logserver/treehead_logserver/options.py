@@ -31,6 +31,13 @@ exit codes:
   2  the command line, directory or the file of --newest cannot be used
 """
 
+_EXPORT_EXIT_CODES = """\
+exit codes:
+  0  it was exported; without --once: until it was told to stop
+  1  the database is damaged, or something cannot be read or written; the folder shows what it has shown before
+  2  the command line or directory cannot be used, or the folder has something else in it, or another tree
+"""
+
 _RESTORING = """\
 to restore:
   stop the log, move DIR/log.sqlite, DIR/log.sqlite-wal and DIR/log.sqlite-shm away together, put the copy in the place
@@ -41,6 +48,10 @@ to restore:
 GRPC_DEFAULT = "127.0.0.1:8461"
 HTTP_DEFAULT = "127.0.0.1:8460"
 SINCE_DEFAULT = "1970-01-01T00:00:00Z"
+FULCIO_DEFAULT = "https://fulcio.sigstore.dev"
+OIDC_DEFAULT = "https://oauth2.sigstore.dev/auth"
+"""Sigstore's public services, which are what its clients use; `NO_SERVICE` for keys without certificates."""
+NO_SERVICE = "none"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -156,6 +167,12 @@ def _add_sigstore(commands: argparse._SubParsersAction[argparse.ArgumentParser],
         help="print the signing configuration with which Sigstore's clients write to this log",
     )
     signing.add_argument("--operator", required=True, metavar="NAME", help="who operates the log")
+    for flag, what, default in (
+        ("--fulcio", "the authority that certifies identities", FULCIO_DEFAULT),
+        ("--oidc", "the provider that identities are proven to", OIDC_DEFAULT),
+        ("--tsa", "the authority that stamps the time", NO_SERVICE),
+    ):
+        signing.add_argument(flag, default=default, metavar="URL", help=f"{what} (default %(default)s)")
 
 
 def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser], data: argparse.ArgumentParser) -> None:
@@ -184,6 +201,21 @@ def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser], dat
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     backup.add_argument("--to", type=Path, required=True, metavar="FILE", help="a new file")
+    export = commands.add_parser(
+        "export",
+        parents=[data],
+        help="write the published tree to a folder for any web server, and keep it current",
+        description="Writes checkpoint, tiles and entries as C2SP tlog-tiles lays them out, while the log serves or "
+        "not, and goes on with what is published later until told to stop. What is written was held against the "
+        "signed checkpoint before. A folder that has an export of this log is continued; what else is in it, is not "
+        "touched. If it is to be served, have the web server leave out files whose names begin with a dot.",
+        epilog=_EXPORT_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    export.add_argument(
+        "--to", type=Path, required=True, metavar="FOLDER", help="the folder, which is made if it is not there"
+    )
+    export.add_argument("--once", action="store_true", help="end when what is published now is there")
     stats = commands.add_parser("stats", parents=[data], help="say how large the log is and where its bytes are")
     stats.add_argument("--json", action="store_true", help="print one JSON object")
     stats.add_argument("--quick", action="store_true", help="do not read every entry to sum up their bytes")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.library.signers import public_of
 from tests.unit.library.specimens import (
     LEAF,
     LOG_KEY,
@@ -33,12 +34,14 @@ from treehead.encoding import (
     parse_decimal,
     parse_hex,
     parse_json_object,
+    parse_protobuf_base64,
     parse_utf8,
 )
 from treehead.entry import parse_entry, verify_entry
 from treehead.errors import MalformedError, TreeheadError, UsageError
 from treehead.evidence import format_evidence, parse_evidence, verify_evidence
 from treehead.keys import (
+    Scheme,
     format_private_key,
     format_vkey,
     parse_private_key,
@@ -104,8 +107,9 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], list[bytes]]] = {
         [format_private_key(key, passphrase=None) for key in (PUBLISHER, P256_PUBLISHER)],
     ),
     "proof": (check_proof, [proof_file()]),
-    "public_key": (on_text(parse_public_key), [str(PUBLISHER.public).encode(), str(P256_PUBLISHER.public).encode()]),
-    "spki": (public_key_from_spki, [PUBLISHER.public.spki, P256_PUBLISHER.public.spki]),
+    "protobuf_base64": (on_text(lambda text: parse_protobuf_base64(text, what="x")), [b"AAEC", b"-_8", b"+/8="]),
+    "public_key": (on_text(parse_public_key), [str(public_of(scheme)).encode() for scheme in Scheme]),
+    "spki": (public_key_from_spki, [public_of(scheme).spki for scheme in Scheme]),
     "statement": (parse_statement, [statement()]),
     "tile": (ExpandedTile.of, [bytes(64)]),
     "tile_path": (on_text(parse_tile_path), [b"tile/0/x001/x234/067.p/89"]),

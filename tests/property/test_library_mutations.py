@@ -1,11 +1,15 @@
 """One byte changed, anywhere: a file means something else or nothing, and what is proof proves nothing any more."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
+from tests.unit.library.signers import CURVES, public_of, sign
 from tests.unit.library.specimens import (
+    CONTENT,
     LEAF,
     LOG_KEY,
     NOW,
@@ -28,10 +32,10 @@ from tests.unit.library.specimens import (
 )
 from treehead.checkpoint import parse_checkpoint
 from treehead.encoding import parse_canonical_json, parse_utf8
-from treehead.entry import parse_entry, verify_entry
+from treehead.entry import hashedrekord, parse_entry, verify_entry
 from treehead.errors import TreeheadError
 from treehead.evidence import Evidence, format_evidence, parse_evidence, verify_evidence
-from treehead.keys import format_vkey, parse_public_key, parse_vkey
+from treehead.keys import Scheme, format_vkey, parse_public_key, parse_vkey, public_key_from_spki
 from treehead.note import format_note, parse_note, verify_note
 from treehead.policy import parse_policy
 from treehead.statement import parse_statement
@@ -69,6 +73,8 @@ EXACT: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "note": (parse_note, NOTE),
     "p256_public_key": (lambda data: parse_public_key(text(data)), str(P256_PUBLISHER.public).encode()),
     "ed25519_public_key": (lambda data: parse_public_key(text(data)), str(PUBLISHER.public).encode()),
+    "p521_public_key": (lambda data: parse_public_key(text(data)), str(public_of(Scheme.P521)).encode()),
+    "rsa_public_key": (lambda data: parse_public_key(text(data)), str(public_of(Scheme.RSA2048)).encode()),
     "proof": (parse_proof, proof_file()),
     "tile_path": (lambda data: parse_tile_path(text(data)), b"tile/1/x001/x234/067.p/89"),
     "vkey": (lambda data: parse_vkey(text(data)), format_vkey(LOG_KEY).encode()),
@@ -85,6 +91,21 @@ def test_one_value_has_one_spelling(name: str) -> None:
         except TreeheadError:
             continue
         assert other != value or mutated == data, mutated
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+def test_a_public_key_is_accepted_in_the_spelling_of_every_der_encoder(scheme: Scheme) -> None:
+    accepted = 0
+    for mutated in mutations(public_of(scheme).spki, inserted=(0x00,)):
+        try:
+            key = public_key_from_spki(mutated)
+        except TreeheadError:
+            continue
+        der, spki = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        assert serialization.load_der_public_key(mutated).public_bytes(der, spki) == mutated == key.spki
+        accepted += 1
+    # Any 32 bytes are an Ed25519 key, and any odd number a modulus; but two points never differ in one bit alone.
+    assert (accepted == 0) is (scheme in CURVES)
 
 
 # What these mean does not depend on every byte, but nothing else than our own errors may come of any.
@@ -145,8 +166,24 @@ def test_no_changed_proof_verifies_when_every_line_of_it_is_needed() -> None:
     assert survivors(check, proof_file(), inserted=(0x0A, 0x20, 0x41)) == []
 
 
+def digest_signed_by(scheme: Scheme) -> bytes:
+    return hashedrekord.format_leaf(
+        digest=hashlib.new(scheme.digest or "", CONTENT).digest(),
+        signature=sign(scheme, CONTENT),
+        signer=public_of(scheme),
+    )
+
+
 @pytest.mark.parametrize(
-    "leaf", [LEAF, attestation_leaf(signer=P256_PUBLISHER), hashedrekord_leaf()], ids=["ed25519", "p256", "digest"]
+    "leaf",
+    [
+        LEAF,
+        attestation_leaf(signer=P256_PUBLISHER),
+        hashedrekord_leaf(),
+        digest_signed_by(Scheme.P384),
+        digest_signed_by(Scheme.RSA2048),
+    ],
+    ids=["ed25519", "p256", "digest", "p384_digest", "rsa_digest"],
 )
 def test_no_changed_leaf_is_signed(leaf: bytes) -> None:
     assert survivors(lambda data: verify_entry(parse_entry(data)), leaf, inserted=(0x0A, 0x20)) == []

@@ -3,6 +3,7 @@
 What is not about the log is not checked: timestamps, the certificate's chain and whom it names.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,7 +26,7 @@ from treehead.encoding import (
 from treehead.entry import KINDS, parse_entry, verify_entry
 from treehead.entry.base import KEY_DETAILS
 from treehead.errors import RefusedError, SignatureError, TreeheadError, UnsupportedError
-from treehead.keys import NoteKeyType, VerifierKey, format_vkey, parse_vkey, public_key_from_spki
+from treehead.keys import NoteKeyType, Scheme, VerifierKey, format_vkey, parse_vkey, public_key_from_spki
 from treehead.merkle import hash_leaf, verify_inclusion
 from treehead.note import Note, parse_note
 from treehead.policy import check_quorum, parse_policy, verify_head
@@ -127,7 +128,7 @@ def verify_bundle(folder: Path) -> tuple[LoggedBundle, Note, VerifierKey, Checkp
         if entry.kind != parts.kind:
             raise RefusedError("the leaf is of another kind than the bundle says")
         if parts.bundle.has("messageSignature") or parts.bundle.has("dsseEnvelope"):
-            rebuilt = rebuild_leaf(parts, key_details=KEY_DETAILS[entry.signer.scheme])
+            rebuilt = rebuild_leaf(parts, scheme=entry.signer.scheme)
             if rebuilt is not None and rebuilt != parts.leaf:
                 raise RefusedError("the leaf is not of what the bundle holds")
     return parts, note, key, checkpoint
@@ -137,27 +138,28 @@ def is_known(kind: str) -> bool:
     return kind in {f"{name}/{version}" for name, version in KINDS}
 
 
-def rebuild_leaf(parts: LoggedBundle, *, key_details: str) -> bytes | None:
+def rebuild_leaf(parts: LoggedBundle, *, scheme: Scheme) -> bytes | None:
     """The leaf that the bundle's signature and certificate give; None if the key is not in the bundle."""
+    hash_name = scheme.digest or ""
     if not parts.material.has("certificate"):
         return None
     if parts.bundle.has("messageSignature"):
         message = parts.bundle.object("messageSignature")
-        digest = message.object("messageDigest").base64("digest", length=32)
+        digest = message.object("messageDigest").base64("digest")
         signature = message.base64("signature")
     else:
         envelope = parts.bundle.object("dsseEnvelope")
         signed = pre_authentication_encoding(envelope.text("payloadType"), envelope.base64("payload"))
-        digest = sha256(signed).digest()
+        digest = hashlib.new(hash_name, signed).digest()
         [item] = envelope.array("signatures")
         signature = Fields(item, path="signatures[0]").base64("sig")
     certificate = parts.material.object("certificate").base64("rawBytes")
     record: JsonValue = {
-        "data": {"algorithm": "SHA2_256", "digest": format_base64(digest)},
+        "data": {"algorithm": hash_name.replace("sha", "SHA2_"), "digest": format_base64(digest)},
         "signature": {
             "content": format_base64(signature),
             "verifier": {
-                "keyDetails": key_details,
+                "keyDetails": KEY_DETAILS[scheme],
                 "x509Certificate": {"rawBytes": format_base64(certificate)},
             },
         },
@@ -190,7 +192,7 @@ def test_a_leaf_that_we_know_is_canonical_signed_and_rebuilt_from_the_bundle(vec
             continue
         entry = parse_entry(parts.leaf)
         verify_entry(entry)
-        assert rebuild_leaf(parts, key_details=KEY_DETAILS[entry.signer.scheme]) in (parts.leaf, None), folder.name
+        assert rebuild_leaf(parts, scheme=entry.signer.scheme) in (parts.leaf, None), folder.name
         rebuilt += 1
     assert rebuilt
 

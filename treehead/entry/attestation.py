@@ -14,11 +14,14 @@ from treehead.dsse import Envelope, envelope_from_fields, envelope_to_json
 from treehead.encoding import Fields, format_canonical_json
 from treehead.entry.base import Artifact, Entry, verifier_from_fields, verifier_to_json
 from treehead.errors import MalformedError, SignatureError
-from treehead.keys import PublicKey
-from treehead.statement import PAYLOAD_TYPE, parse_statement
+from treehead.keys import PublicKey, Scheme
+from treehead.statement import PAYLOAD_TYPE, Subject, parse_statement
 
 KIND = "attestation"
 API_VERSION = "0.0.1"
+
+SCHEMES = (Scheme.ED25519, Scheme.P256, Scheme.P384, Scheme.RSA3072, Scheme.RSA4096)
+"""What may sign an attestation."""
 
 
 def format_leaf(envelope: Envelope, *, signer: PublicKey) -> bytes:
@@ -32,7 +35,7 @@ def parse_spec(fields: Fields) -> Entry:
 
     Raises:
         MalformedError: a field is missing, unknown or of the wrong form, or the payload is no statement.
-        UnsupportedError: the key is of a scheme not known here.
+        UnsupportedError: the key is of none of `SCHEMES`.
     """
     envelope_fields = fields.object("envelope")
     envelope = envelope_from_fields(envelope_fields)
@@ -42,16 +45,20 @@ def parse_spec(fields: Fields) -> Entry:
         statement = parse_statement(envelope.payload)
     except MalformedError as exc:
         raise type(exc)(f"field {envelope_fields.path('payload')}: {exc}") from exc
-    signer = verifier_from_fields(fields.object("verifier"))
+    signer = verifier_from_fields(fields.object("verifier"), schemes=SCHEMES)
     fields.finish()
     return Entry(
         kind=f"{KIND}/{API_VERSION}",
         signer=signer,
         signature=envelope.signature,
-        artifacts=tuple(Artifact(name=subject.name, digests=subject.digests) for subject in statement.subjects),
+        artifacts=tuple(map(_artifact_of, statement.subjects)),
         release=statement.release,
         signed=envelope.signed_bytes(),
     )
+
+
+def _artifact_of(subject: Subject) -> Artifact:
+    return Artifact(name=subject.name, digests=subject.digests, further_digests=subject.further_digests)
 
 
 def verify(entry: Entry) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,16 +11,34 @@ from treehead.errors import MalformedError, UnsupportedError
 from treehead.keys import PublicKey, Scheme, public_key_from_spki
 from treehead.statement import Release
 
-KEY_DETAILS = {Scheme.ED25519: "PKIX_ED25519", Scheme.P256: "PKIX_ECDSA_P256_SHA_256"}
-"""Sigstore's names (PublicKeyDetails) for a signature scheme with its hash."""
+KEY_DETAILS = {
+    Scheme.ED25519: "PKIX_ED25519",
+    Scheme.P256: "PKIX_ECDSA_P256_SHA_256",
+    Scheme.P384: "PKIX_ECDSA_P384_SHA_384",
+    Scheme.P521: "PKIX_ECDSA_P521_SHA_512",
+    Scheme.RSA2048: "PKIX_RSA_PKCS1V15_2048_SHA256",
+    Scheme.RSA3072: "PKIX_RSA_PKCS1V15_3072_SHA256",
+    Scheme.RSA4096: "PKIX_RSA_PKCS1V15_4096_SHA256",
+}
+"""Sigstore's names (PublicKeyDetails) for a signature scheme with its hash.
+
+Of those that Rekor takes, `PKIX_ED25519_PH` is missing: nothing here verifies an Ed25519 signature of a digest.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """One artifact that an entry speaks of: digests by algorithm name, and its name if the signature covers one."""
+    """One artifact that an entry speaks of.
+
+    Attributes:
+        digests: by algorithm, at least one that a verification goes by; all of them have to be the artifact's.
+        name: its name if the signature covers one.
+        further_digests: by algorithm, those that only serve to find the entry.
+    """
 
     digests: Mapping[str, bytes]
     name: str | None = None
+    further_digests: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,23 +74,27 @@ class Kind(Protocol):
         """Return only if the entry's signature verifies; raises `SignatureError` naming the field."""
 
 
-def verifier_to_json(key: PublicKey) -> JsonValue:
-    """The `verifier` member of an entry for a bare public key, the inverse of `verifier_from_fields`."""
-    return {"keyDetails": KEY_DETAILS[key.scheme], "publicKey": {"rawBytes": format_base64(key.spki)}}
+def verifier_to_json(key: PublicKey, *, certificate: bytes | None = None) -> JsonValue:
+    """The `verifier` member of an entry: the certificate (DER) for `key` if there is one, else the bare key."""
+    details = KEY_DETAILS[key.scheme]
+    if certificate is not None:
+        return {"keyDetails": details, "x509Certificate": {"rawBytes": format_base64(certificate)}}
+    return {"keyDetails": details, "publicKey": {"rawBytes": format_base64(key.spki)}}
 
 
-def verifier_from_fields(fields: Fields) -> PublicKey:
-    """Read the `verifier` member: a public key, or an X.509 certificate for the key in it.
+def verifier_from_fields(fields: Fields, *, schemes: Collection[Scheme]) -> PublicKey:
+    """Read the `verifier` member: a public key of one of the schemes, or an X.509 certificate for one.
 
     Not checked: the certificate's chain, validity and names. A log records a certificate; it does not vouch for it.
 
     Raises:
         MalformedError: a field is missing, unknown or of the wrong form.
-        UnsupportedError: the key is of a scheme not known here.
+        UnsupportedError: the key is of another scheme.
     """
     details = fields.text("keyDetails")
+    taken = ", ".join(KEY_DETAILS[scheme] for scheme in schemes)
     if details not in KEY_DETAILS.values():
-        raise UnsupportedError(f"field {fields.path('keyDetails')} is not {' or '.join(KEY_DETAILS.values())}")
+        raise UnsupportedError(f"field {fields.path('keyDetails')} is {details[:64]!r}, not one of {taken}")
     if fields.has("x509Certificate"):
         holder = fields.object("x509Certificate")
         key = _certified_key(holder.base64("rawBytes"), where=holder.path("rawBytes"))
@@ -83,6 +105,8 @@ def verifier_from_fields(fields: Fields) -> PublicKey:
     fields.finish()
     if KEY_DETAILS[key.scheme] != details:
         raise MalformedError(f"field {fields.path('keyDetails')} says {details}, the key is {key.scheme.value}")
+    if key.scheme not in schemes:
+        raise UnsupportedError(f"field {fields.path('keyDetails')} is {details}; this kind takes {taken} only")
     return key
 
 

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from treehead.keyfile import create_private_key
-from treehead.keys import Scheme, format_public_key
+from treehead.keys import PRIVATE_KEY_SCHEMES, Scheme, format_public_key
 from treehead_client.options import add_passphrase_file
 from treehead_client.passphrase import new_passphrase
 from treehead_client.terminal import say
@@ -18,7 +18,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="KEY", help="the key file to make (PKCS#8, mode 0600)")
     parser.add_argument(
         "--type",
-        choices=[scheme.value for scheme in Scheme],
+        choices=[scheme.value for scheme in PRIVATE_KEY_SCHEMES],
         default=Scheme.ED25519.value,
         help="how it signs (default %(default)s)",
     )

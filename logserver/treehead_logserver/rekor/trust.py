@@ -1,9 +1,9 @@
 """What cosign, sigstore-go, sigstore-python and sigstore-js are told, to verify by this log and to write to it.
 
-A trusted root holds the log's key, for verifying; a signing config holds its address, for signing. Both are Sigstore's
-files (dev.sigstore.trustroot.v1), here with the log and nothing else: whoever signs with certificates or time stamps
-adds the authorities that these are from. cosign adds to its own files with `trusted-root create` and `signing-config
-create`; sigstore-python takes no signing config without a certificate authority.
+A trusted root holds the log's key, for verifying; a signing config holds addresses, for signing. Both are Sigstore's
+files (dev.sigstore.trustroot.v1). The trusted root has the log and nothing else: whoever verifies certificates or time
+stamps adds the authorities that these are from, as with cosign's `trusted-root create`. The signing config names a
+certificate authority as well, without which sigstore-python takes none.
 
 The clients find a checkpoint's signature by the log's address: sigstore-go wants its key to be named exactly as the
 host of `baseUrl`, without port and path, and takes a name that ends in ` - ` and a number for one of Rekor v1, which no
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from datetime import datetime
 
 from treehead.encoding import JsonValue, format_base64, parse_decimal
@@ -68,15 +69,30 @@ def format_trusted_root(vkey: VerifierKey, *, url: str, since: str) -> str:
     )
 
 
-def format_signing_config(*, url: str, since: str, operator: str) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Where Sigstore's clients get what a log does not give them: the URLs of three services, each None for none.
+
+    Attributes:
+        fulcio: the authority that certifies identities.
+        oidc: the provider that identities are proven to.
+        tsa: the authority that stamps the time.
+    """
+
+    fulcio: str | None = None
+    oidc: str | None = None
+    tsa: str | None = None
+
+
+def format_signing_config(*, url: str, since: str, operator: str, services: Services) -> str:
     """The signing config (JSON) by which Sigstore's clients write to the log at `url`, from `since` on.
 
-    Of several logs of one operator clients choose one. Not checked: that the log is there, and what its origin is; see
-    `format_trusted_root`.
+    Of several logs of one operator clients choose one. Not checked: that the log and the services are there, and what
+    its origin is; see `format_trusted_root`.
 
     Raises:
-        UsageError: the URL is not one of a host and perhaps a port, `since` is no time in UTC (RFC 3339), or the
-            operator is not printable text. The message names the flag.
+        UsageError: the URL is not one of a host and perhaps a port, that of a service is none, `since` is no time in
+            UTC (RFC 3339), or the operator is not printable text. The message names the flag.
     """
     _host_of(url)
     if not operator or not operator.isprintable():
@@ -90,12 +106,24 @@ def format_signing_config(*, url: str, since: str, operator: str) -> str:
     return _format(
         {
             "mediaType": SIGNING_CONFIG_TYPE,
+            "caUrls": _service(services.fulcio, since=since, flag="--fulcio"),
+            "oidcUrls": _service(services.oidc, since=since, flag="--oidc"),
             "rekorTlogUrls": [log],
             "rekorTlogConfig": {"selector": "ANY"},
-            # No time stamps; but sigstore-go ends with a panic where it looks for this and there is none.
+            "tsaUrls": _service(services.tsa, since=since, flag="--tsa"),
+            # Needed without such a service, too: sigstore-go ends with a panic where it looks for this in vain.
             "tsaConfig": {"selector": "ANY"},
         }
     )
+
+
+def _service(url: str | None, *, since: str, flag: str) -> JsonValue:
+    if url is None:
+        return []
+    host = url.partition("://")[2].partition("/")[0]
+    if not url.startswith(_SCHEMES) or not host or not url.isprintable() or " " in url:
+        raise UsageError(f"{flag} {url!r} is not the URL of a service; give none for a configuration without one")
+    return [{"url": url, "majorApiVersion": 1, "validFor": {"start": since}, "operator": host}]
 
 
 def _host_of(url: str) -> str:

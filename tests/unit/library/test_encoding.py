@@ -18,6 +18,7 @@ from treehead.encoding import (
     parse_decimal,
     parse_hex,
     parse_json_object,
+    parse_protobuf_base64,
     parse_utf8,
 )
 from treehead.errors import MalformedError, TooLargeError
@@ -105,6 +106,39 @@ def test_a_number_without_a_spelling_is_not_printed(value: int) -> None:
 def test_any_other_spelling_of_base64_is_refused(text: str) -> None:
     with pytest.raises(MalformedError, match=r"^the key is not"):
         parse_base64(text, what="the key")
+
+
+@pytest.mark.parametrize("value", [b"", b"\0", b"\xfb", b"\xfb\xff", b"\xff\xef\xbe", bytes(range(256))])
+def test_base64_in_protobufs_json_has_two_alphabets_and_padding_or_none(value: bytes) -> None:
+    standard = format_base64(value)
+    url_safe = standard.replace("+", "-").replace("/", "_")
+    for text in (standard, standard.rstrip("="), url_safe, url_safe.rstrip("=")):
+        assert parse_protobuf_base64(text, what="the key") == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A",
+        "AA=",
+        "AAAAA",
+        "AB",
+        "AB==",
+        "AAB",
+        "-_+/",
+        "+_8=",
+        "AA==\n",
+        "A A=",
+        "AA==AA==",
+        "AA=A",
+        "=",
+        "====",
+        "\ud800",
+    ],
+)
+def test_anything_else_is_no_base64_in_protobufs_json_either(text: str) -> None:
+    with pytest.raises(MalformedError, match=r"^the key is not base64$"):
+        parse_protobuf_base64(text, what="the key")
 
 
 def test_base64_of_another_length_is_refused() -> None:
@@ -272,3 +306,10 @@ def test_a_canonical_document_has_a_bound_on_its_values() -> None:
     for data in (fits.replace(b"[1", b"[1,1,1"), b"{" + b",".join(b'"%05d":1' % n for n in range(6_000)) + b"}"):
         with pytest.raises(MalformedError, match="more than 256 commas and colons"):
             read_canonical(data)
+
+
+def test_the_members_of_a_large_document_can_be_bounded() -> None:
+    data = b'{"a": [1, 2, 3]}'
+    assert parse_json_object(data, what="document", bytes_max=100, marks_max=3) == {"a": [1, 2, 3]}
+    with pytest.raises(MalformedError, match=r"^document has more than 2 commas and colons$"):
+        parse_json_object(data, what="document", bytes_max=100, marks_max=2)

@@ -1,17 +1,15 @@
 """Log entries: what a leaf may be, and which part of a bad one the message names."""
 
-import datetime
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.x509.oid import NameOID
 
+from tests.unit.library.signers import DIGEST_SCHEMES, AnyKey, certificate, key_of, public_of, sign
 from tests.unit.library.specimens import (
     CONTENT,
     LEAF,
@@ -25,11 +23,13 @@ from tests.unit.library.specimens import (
     sealed,
     statement,
 )
+from treehead.dsse import Envelope, pre_authentication_encoding
 from treehead.encoding import format_base64, format_canonical_json
-from treehead.entry import KINDS, attestation, parse_entry, verify_entry
+from treehead.entry import KINDS, attestation, hashedrekord, parse_entry, verify_entry
 from treehead.entry.base import KEY_DETAILS
 from treehead.errors import MalformedError, SignatureError, TooLargeError, UnsupportedError
-from treehead.keys import PrivateKey
+from treehead.keys import PrivateKey, Scheme
+from treehead.statement import PAYLOAD_TYPE
 from treehead.tile import ENTRY_BYTES_MAX
 
 Damage = Callable[[dict[str, Any]], None]
@@ -255,23 +255,7 @@ def test_a_signature_of_something_else_does_not_verify(leaf: bytes, field: str |
 
 # --- certificates ----------------------------------------------------------------------------------------------------
 
-AnyKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 ISSUER = ec.derive_private_key(5, ec.SECP256R1())
-
-
-def certificate(key: AnyKey) -> bytes:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
-        .not_valid_after(datetime.datetime(2021, 1, 1, tzinfo=datetime.UTC))
-        .sign(ISSUER, hashes.SHA256())
-        .public_bytes(serialization.Encoding.DER)
-    )
 
 
 def certified(der: bytes, *, details: str = "PKIX_ECDSA_P256_SHA_256") -> bytes:
@@ -310,8 +294,8 @@ def test_what_is_no_certificate_is_refused(der: bytes) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    [ec.derive_private_key(7, ec.SECP384R1()), rsa.generate_private_key(65537, 2048)],
-    ids=["p384", "rsa"],
+    [ec.derive_private_key(7, ec.SECP256K1()), rsa.generate_private_key(3, 2048)],
+    ids=["secp256k1", "rsa_exponent_3"],
 )
 def test_a_certificate_for_another_algorithm_is_unsupported(key: AnyKey) -> None:
     with pytest.raises(UnsupportedError, match=CERTIFICATE_FIELD):
@@ -325,3 +309,79 @@ def test_the_key_details_must_fit_the_certificate() -> None:
     for details in KEY_DETAILS.values():
         with pytest.raises((MalformedError, UnsupportedError)):
             parse_entry(certified(ed25519_certificate, details=details))
+
+
+# --- signature schemes -----------------------------------------------------------------------------------------------
+
+
+def attested_by(scheme: Scheme) -> bytes:
+    signature = sign(scheme, pre_authentication_encoding(PAYLOAD_TYPE, statement()))
+    envelope = Envelope(payload_type=PAYLOAD_TYPE, payload=statement(), signature=signature)
+    return attestation.format_leaf(envelope, signer=public_of(scheme))
+
+
+def digest_signed_by(scheme: Scheme, *, certified: bool = False) -> bytes:
+    return hashedrekord.format_leaf(
+        digest=hashlib.new(scheme.digest or "", CONTENT).digest(),
+        signature=sign(scheme, CONTENT),
+        signer=public_of(scheme),
+        certificate=certificate(key_of(scheme)) if certified else None,
+    )
+
+
+@pytest.mark.parametrize("scheme", attestation.SCHEMES)
+def test_an_attestation_is_signed_over_its_encoding(scheme: Scheme) -> None:
+    entry = parse_entry(attested_by(scheme))
+    verify_entry(entry)
+    assert entry.signer == public_of(scheme)
+    with pytest.raises(SignatureError, match=r"^field spec\.envelope\.signatures\[0\]\.sig: "):
+        verify_entry(replace(entry, signature=sign(scheme, statement())))
+
+
+def test_an_attestation_is_not_signed_by_a_short_rsa_key_or_by_p521() -> None:
+    refused = set(Scheme) - set(attestation.SCHEMES)
+    assert refused == {Scheme.RSA2048, Scheme.P521}
+    for scheme in refused:
+        with pytest.raises(UnsupportedError, match=rf"^field spec\.verifier\.keyDetails is {KEY_DETAILS[scheme]}; "):
+            parse_entry(attested_by(scheme))
+        holder = {"rawBytes": format_base64(certificate(key_of(scheme)))}
+        verifier = {"keyDetails": KEY_DETAILS[scheme], "x509Certificate": holder}
+        with pytest.raises(UnsupportedError, match=rf"^field spec\.verifier\.keyDetails is {KEY_DETAILS[scheme]}; "):
+            parse_entry(damaged(attested_by(scheme), at("spec.verifier", verifier)))
+
+
+@pytest.mark.parametrize("certified", [False, True], ids=["key", "certificate"])
+@pytest.mark.parametrize("scheme", DIGEST_SCHEMES)
+def test_a_hashedrekord_speaks_of_the_digest_that_goes_with_its_key(scheme: Scheme, certified: bool) -> None:
+    entry = parse_entry(digest_signed_by(scheme, certified=certified))
+    verify_entry(entry)
+    assert entry.signer == public_of(scheme)
+    (artifact,) = entry.artifacts
+    assert artifact.digests == {scheme.digest: hashlib.new(scheme.digest or "", CONTENT).digest()}
+    with pytest.raises(SignatureError, match=r"^field spec\.hashedRekordV002\.signature\.content: "):
+        verify_entry(replace(entry, signature=sign(scheme, b"another")))
+
+
+def test_every_scheme_but_ed25519_signs_digests() -> None:
+    assert set(Scheme) - set(hashedrekord.SCHEMES) == {Scheme.ED25519}
+    with pytest.raises(UnsupportedError, match="ed25519 signs no digests"):
+        hashedrekord.format_leaf(digest=bytes(32), signature=b"", signer=PUBLISHER.public)
+
+
+@pytest.mark.parametrize("scheme", DIGEST_SCHEMES)
+def test_a_digest_of_another_hash_than_the_keys_is_refused(scheme: Scheme) -> None:
+    leaf = digest_signed_by(scheme)
+    for name, length in (("SHA2_256", 32), ("SHA2_384", 48), ("SHA2_512", 64)):
+        data = {"algorithm": name, "digest": format_base64(bytes(length))}
+        if name == json.loads(leaf)["spec"]["hashedRekordV002"]["data"]["algorithm"]:
+            parse_entry(damaged(leaf, at(f"{RECORD}.data", data)))
+            continue
+        with pytest.raises(UnsupportedError, match=rf"^field spec\.hashedRekordV002\.data\.algorithm is '{name}'; "):
+            parse_entry(damaged(leaf, at(f"{RECORD}.data", data)))
+        with pytest.raises(MalformedError, match=r"^field spec\.hashedRekordV002\.data\.digest holds "):
+            parse_entry(damaged(leaf, at(f"{RECORD}.data.digest", format_base64(bytes(length)))))
+
+
+def test_ed25519ph_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedError, match=r"^field spec\..*\.keyDetails is 'PKIX_ED25519_PH', not one of "):
+        parse_entry(damaged(HASHEDREKORD, at(f"{RECORD}.signature.verifier.keyDetails", "PKIX_ED25519_PH")))

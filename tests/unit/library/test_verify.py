@@ -1,11 +1,13 @@
 """The decision about an artifact: each step has its own error, and the first that fails speaks."""
 
+import hashlib
 import itertools
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from tests.unit.library.signers import public_of, sign
 from tests.unit.library.specimens import (
     CONTENT,
     FILENAME,
@@ -26,6 +28,7 @@ from tests.unit.library.specimens import (
     Tree,
     artifact,
     attestation_leaf,
+    digests,
     hashedrekord_leaf,
     head_of,
     policy,
@@ -40,7 +43,7 @@ from tests.unit.library.specimens import (
     view_of,
     witness_line,
 )
-from treehead.entry import attestation
+from treehead.entry import attestation, hashedrekord, parse_entry
 from treehead.errors import (
     ArtifactError,
     InclusionError,
@@ -56,8 +59,10 @@ from treehead.errors import (
     UntrustedError,
 )
 from treehead.evidence import Fork, format_evidence, parse_evidence, verify_evidence
+from treehead.keys import Scheme
 from treehead.note import Note, format_note, sign_text
 from treehead.tlogproof import PROOF_BYTES_MAX, format_proof
+from treehead.trust import parse_trust
 from treehead.verify import CLOCK_SKEW_S, Verified, verify_artifact
 
 TREE = tree_with()
@@ -298,6 +303,40 @@ def test_a_signature_over_a_digest_names_nothing_but_the_digest() -> None:
         verify(proof=proof_file(hashedrekord_leaf()), trust=trust("generic:*", P256_PUBLISHER))
     with pytest.raises(ArtifactError):
         verify(proof=proof_file(hashedrekord_leaf()), purl=PURL)
+
+
+def bare_signature(scheme: Scheme, content: bytes = CONTENT) -> dict[str, Any]:
+    """The proof of a signature over a digest, and a rule that lets its signer make such."""
+    leaf = hashedrekord.format_leaf(
+        digest=hashlib.new(scheme.digest or "", content).digest(),
+        signature=sign(scheme, content),
+        signer=public_of(scheme),
+    )
+    rules = f'[[namespace]]\nmatch = "unnamed:*"\nsigners = ["{public_of(scheme)}"]\n'
+    return {"proof": proof_file(leaf), "trust": parse_trust(rules.encode())}
+
+
+@pytest.mark.parametrize("scheme", [Scheme.P256, Scheme.P521, Scheme.RSA2048, Scheme.RSA4096])
+def test_a_signature_over_a_digest_that_files_are_hashed_by_is_verified(scheme: Scheme) -> None:
+    digest = artifact().digests[scheme.digest or ""]
+    assert str(verify(**bare_signature(scheme)).name) == f"unnamed:{scheme.digest}:{digest.hex()}"
+    with pytest.raises(ArtifactError, match="the file was changed"):
+        verify(**bare_signature(scheme, b"other content"))
+
+
+def test_a_signature_over_a_digest_that_files_are_not_hashed_by_is_not_decided() -> None:
+    with pytest.raises(UnsupportedError, match="digest by sha384 only, and files are hashed by sha256 and sha512 here"):
+        verify(**bare_signature(Scheme.P384))
+
+
+def test_digests_of_other_algorithms_decide_nothing() -> None:
+    more = f'"sha1":"{"0" * 40}","SHA512":"11","dirHash":"h1:any",'
+    leaf = attestation_leaf(statement().replace(b'"digest":{', b'"digest":{' + more.encode()))
+    assert len(parse_entry(leaf).artifacts[0].further_digests) == 3
+    assert verify(proof=proof_file(leaf)).name.name == "acme-tool"
+    fitting = {**digests(b"other"), "sha1": bytes(20), "SHA512": b"\x11", "dirHash": b"h1:any"}
+    with pytest.raises(ArtifactError, match="digest"):
+        verify(proof=proof_file(leaf), artifact=replace(artifact(), digests=fitting))
 
 
 def test_every_signed_digest_must_fit() -> None:

@@ -11,7 +11,7 @@ from treehead.encoding import format_base64
 from treehead.errors import UnsupportedError, UsageError
 from treehead.keys import NoteKeyType, VerifierKey
 from treehead_logserver.rekor.response import log_id
-from treehead_logserver.rekor.trust import format_signing_config, format_trusted_root
+from treehead_logserver.rekor.trust import Services, format_signing_config, format_trusted_root
 
 SINCE = "2026-01-31T12:00:00Z"
 
@@ -49,9 +49,12 @@ def test_a_trusted_root_holds_the_log_and_nothing_else() -> None:
 
 
 def test_a_signing_config_says_where_to_write() -> None:
-    text = format_signing_config(url="http://localhost:8080", since=SINCE, operator="example.org")
+    text = format_signing_config(url="http://localhost:8080", since=SINCE, operator="example.org", services=Services())
     assert json.loads(text) == {
         "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
+        "caUrls": [],
+        "oidcUrls": [],
+        "tsaUrls": [],
         "rekorTlogUrls": [
             {
                 "url": "http://localhost:8080",
@@ -138,7 +141,7 @@ def test_a_url_that_is_more_than_a_host_is_refused(url: str) -> None:
         with pytest.raises(UsageError, match=r"^--url "):
             format_trusted_root(key(host), url=url, since=SINCE)
     with pytest.raises(UsageError, match=r"^--url "):
-        format_signing_config(url=url, since=SINCE, operator="example.org")
+        format_signing_config(url=url, since=SINCE, operator="example.org", services=Services())
 
 
 @pytest.mark.parametrize(
@@ -165,16 +168,35 @@ def test_a_time_in_another_spelling_is_refused(since: str) -> None:
     with pytest.raises(UsageError, match=r"^--since .*2026-01-31T12:00:00Z"):
         format_trusted_root(KEY, url="https://log.example", since=since)
     with pytest.raises(UsageError, match=r"^--since .*2026-01-31T12:00:00Z"):
-        format_signing_config(url="https://log.example", since=since, operator="example.org")
+        format_signing_config(url="https://log.example", since=since, operator="example.org", services=Services())
 
 
 @pytest.mark.parametrize("operator", ["", "a\nb", "\x1b[2J", "\ud800"])
 def test_an_operator_without_a_name_is_refused(operator: str) -> None:
     with pytest.raises(UsageError, match=r"^--operator "):
-        format_signing_config(url="https://log.example", since=SINCE, operator=operator)
+        format_signing_config(url="https://log.example", since=SINCE, operator=operator, services=Services())
 
 
 def test_a_key_that_signs_no_checkpoints_of_ours_is_refused() -> None:
     witness = LOG.verifier_key(name="log.example", key_type=NoteKeyType.COSIGNATURE_ED25519)
     with pytest.raises(UnsupportedError, match="type 0x04"):
         format_trusted_root(witness, url="https://log.example", since=SINCE)
+
+
+def test_a_signing_config_names_the_services_that_a_log_is_not() -> None:
+    services = Services(fulcio="https://ca.example", oidc="https://id.example/auth", tsa="https://tsa.example/stamp")
+    config = json.loads(format_signing_config(url="http://log.example", since=SINCE, operator="o", services=services))
+    assert {name: config[name] for name in ("caUrls", "oidcUrls", "tsaUrls")} == {
+        name: [{"url": url, "majorApiVersion": 1, "validFor": {"start": SINCE}, "operator": host}]
+        for name, url, host in (
+            ("caUrls", "https://ca.example", "ca.example"),
+            ("oidcUrls", "https://id.example/auth", "id.example"),
+            ("tsaUrls", "https://tsa.example/stamp", "tsa.example"),
+        )
+    }
+
+
+@pytest.mark.parametrize("url", ["", "ca.example", "ftp://ca.example", "https://", "https://ca example", "https://\n"])
+def test_a_service_without_a_url_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="--fulcio"):
+        format_signing_config(url="http://log.example", since=SINCE, operator="o", services=Services(fulcio=url))
