@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from treehead.certfile import CERTIFICATE_FLAG, KEY_FLAG
 from treehead.display import printable
 from treehead.errors import UnavailableError, UsageError
 from treehead.wire import MESSAGE_BYTES_MAX, SERVER_OPTIONS, is_loopback, parse_address
@@ -21,18 +22,24 @@ REFLECTIONS_MAX = 16
 """Streams that stay open for as long as their caller likes, of all that one server allows."""
 
 
-def check_listening_address(address: str, *, insecure: bool) -> None:
-    """Returns only if a server without TLS may listen on HOST:PORT.
+def check_listening_address(address: str, *, insecure: bool, tls: bool | None = None, flag: str = "--grpc") -> None:
+    """Returns only if a server may listen on HOST:PORT, which the option `flag` names.
+
+    `tls` is whether it speaks TLS there; None, if that cannot be had.
 
     Raises:
-        UsageError: the address is malformed, or others can reach it and `insecure` is not given.
+        UsageError: the address is malformed, or others can reach it, without TLS, and `insecure` is not given.
     """
     parse_address(address)
-    if not insecure and not is_loopback(address):
-        raise UsageError(
-            f"--grpc {address} can be reached from other machines, and this version has no TLS: "
-            "use a loopback address, or add --insecure if the network between is yours"
-        )
+    if tls or insecure or is_loopback(address):
+        return
+    cure = (
+        "use a loopback address" if tls is None else f"give {CERTIFICATE_FLAG} and {KEY_FLAG}, use a loopback address"
+    )
+    raise UsageError(
+        f"{flag} {address} can be reached from other machines, and has no TLS: {cure}, "
+        "or add --insecure if the network between is yours"
+    )
 
 
 class _Health(health_pb2_grpc.HealthServicer):
@@ -121,14 +128,17 @@ class Server:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names), self.grpc)  # type: ignore[no-untyped-call]
         _shorten_reports_of_grpc()
 
-    async def start(self, address: str) -> str:
-        """Listen on HOST:PORT; returns it with the port that port 0 became.
+    async def start(self, address: str, *, credentials: grpc.ServerCredentials | None = None) -> str:
+        """Listen on HOST:PORT, over TLS if there are credentials; returns it with the port that port 0 became.
 
         Raises:
             UnavailableError: it is in use, or not an address of this machine.
         """
         try:
-            port = self.grpc.add_insecure_port(address)
+            if credentials is None:
+                port = self.grpc.add_insecure_port(address)
+            else:
+                port = self.grpc.add_secure_port(address, credentials)
         except RuntimeError as exc:
             raise UnavailableError(
                 f"cannot listen on {address}: it is in use, or not an address of this machine"

@@ -8,10 +8,12 @@ and proofs inside are the receiver's to verify.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import grpc
 
+from treehead.certfile import CERTIFICATE_FLAG, KEY_FLAG
 from treehead.display import printable
 from treehead.encoding import parse_decimal
 from treehead.errors import (
@@ -28,6 +30,7 @@ from treehead.evidence import format_evidence, parse_evidence
 from treehead.merkle import HASH_BYTES, PROOF_HASHES_MAX
 from treehead.note import format_note, parse_note
 from treehead.tlogproof import TlogProof
+from treehead.tls import AUTHORITIES_FLAG, ClientTls
 from treehead.v1 import log_pb2, monitor_pb2
 from treehead.view import Prefix, View
 
@@ -43,6 +46,8 @@ VIEW_EVIDENCE_MAX = 16
 
 _GRPC_SCHEMES = frozenset({"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds", "passthrough"})
 """Before a colon these mean something else to gRPC than a host."""
+_HTTPS = "https://"
+_HTTPS_PORT = 443
 
 _SIZE_OPTIONS = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -81,20 +86,60 @@ _STATUS: tuple[tuple[type[TreeheadError], grpc.StatusCode], ...] = (
     (UnavailableError, grpc.StatusCode.UNAVAILABLE),
 )
 
+# By what a connection that did not come about is told apart from other failures: gRPC has no other sign than its words.
+_NOT_CONNECTED = "failed to connect to all addresses"
+_CUT_OFF = ("Socket closed", "Connection reset", "Broken pipe")
+_TLS_FAILURES = (
+    ("Hostname Verification Check failed", "its certificate is for another name"),
+    ("missing selected ALPN", "it speaks TLS, but not gRPC: is that its port for HTTP?"),
+    ("WRONG_VERSION_NUMBER", f"it does not speak TLS; if it is not meant to, leave {_HTTPS} out"),
+    ("CERTIFICATE_VERIFY_FAILED: certificate has expired", "its certificate has expired"),
+    ("CERTIFICATE_VERIFY_FAILED: certificate is not yet valid", "its certificate is not valid yet"),
+    ("CERTIFICATE_VERIFY_FAILED", f"no authority that is trusted here made its certificate: see {AUTHORITIES_FLAG}"),
+)
+
 
 def status_of(error: TreeheadError) -> grpc.StatusCode:
     """The gRPC status by which a server reports an error; INTERNAL for what no caller's input should cause."""
     return next((status for kind, status in _STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
-def error_of(error: grpc.RpcError, *, peer: str) -> TreeheadError:
-    """The error that a failed call to `peer` stands for. What a peer says is never taken as proof of anything."""
+def error_of(error: grpc.RpcError, *, peer: str, endpoint: Endpoint | None = None) -> TreeheadError:
+    """The error that a failed call to `peer` stands for. What a peer says is never taken as proof of anything.
+
+    With the endpoint that was called, it is explained why a connection did not come about over TLS, or for lack of it.
+    """
     code, details = error.code(), printable(error.details() or "no details")
     if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
         return RefusedError(f"{peer} refused: {details}")
     if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE):
         return UndecidedError(f"{peer} has no answer: {details}")
-    return UnavailableError(f"{peer} gave no answer ({code.name}: {details})")
+    hint = ""
+    if code is grpc.StatusCode.UNAVAILABLE and endpoint is not None and details.startswith(_NOT_CONNECTED):
+        if not endpoint.tls and _is_cut_off(details):
+            hint = f"; if it speaks TLS, its address has to begin with {_HTTPS}"
+        elif endpoint.tls and (explanation := _explain_tls(details)) is not None:
+            return UnavailableError(f"cannot reach {peer}: {explanation}")
+    return UnavailableError(f"{peer} gave no answer ({code.name}: {details}){hint}")
+
+
+def _explain_tls(details: str) -> str | None:
+    """Why TLS did not come about, if it is that."""
+    for sign, explanation in _TLS_FAILURES:
+        if sign in details:
+            return explanation
+    if _is_cut_off(details):
+        return f"it ended the TLS handshake: it may want a certificate, or another one ({CERTIFICATE_FLAG}, {KEY_FLAG})"
+    if "handshake" in details.lower():
+        return (
+            f"no TLS connection: is it a TLS server, and is its certificate by a CA of {AUTHORITIES_FLAG}? ({details})"
+        )
+    return None
+
+
+def _is_cut_off(details: str) -> bool:
+    """Whether the other side ended a connection that was being made."""
+    return any(sign in details for sign in _CUT_OFF)
 
 
 def received(answer: _Message | None, *, peer: str) -> _Message:
@@ -129,6 +174,55 @@ def parse_address(text: str) -> str:
     ):
         raise UsageError(f"{text!r} is not HOST:PORT (an IPv6 host goes in brackets)")
     return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a server is found: at an address (HOST:PORT), and over TLS or in plain text."""
+
+    address: str
+    tls: bool
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """Parse where a client is to connect: `HOST:PORT` for plain text, `https://HOST:PORT` or `https://HOST` for TLS.
+
+    The port of `https://HOST` is 443, and `format_endpoint` prints it.
+
+    Raises:
+        UsageError: text is none of these.
+    """
+    tls = text.startswith(_HTTPS)
+    address = text.removeprefix(_HTTPS)
+    if tls and (":" not in address or address.endswith("]")):
+        address = f"{address}:{_HTTPS_PORT}"
+    try:
+        return Endpoint(address=parse_address(address), tls=tls)
+    except UsageError as exc:
+        raise UsageError(
+            f"{text!r} is not HOST:PORT, nor {_HTTPS}HOST:PORT for a server with TLS (an IPv6 host goes in brackets)"
+        ) from exc
+
+
+def format_endpoint(endpoint: Endpoint) -> str:
+    """Print an endpoint, with its port."""
+    return f"{_HTTPS}{endpoint.address}" if endpoint.tls else endpoint.address
+
+
+def open_channel(
+    endpoint: Endpoint, *, tls: ClientTls | None, options: Sequence[tuple[str, Any]] = CHANNEL_OPTIONS
+) -> grpc.aio.Channel:
+    """A channel to an endpoint, which connects when it is first used.
+
+    `tls` says whom a channel over TLS trusts; None are the authorities of the operating system.
+
+    Raises:
+        UsageError: a file of `tls` cannot be used.
+    """
+    if not endpoint.tls:
+        return grpc.aio.insecure_channel(endpoint.address, options=options)
+    credentials = (tls or ClientTls()).channel_credentials()
+    return grpc.aio.secure_channel(endpoint.address, credentials, options=options)
 
 
 def is_loopback(address: str) -> bool:

@@ -10,12 +10,13 @@ from typing import NamedTuple, Self
 import grpc
 
 from treehead.checkpoint import parse_checkpoint
-from treehead.errors import MalformedError, OperationalError, TreeheadError, UndecidedError
+from treehead.errors import MalformedError, OperationalError, TreeheadError, UndecidedError, UsageError
 from treehead.keys import VerifierKey, format_vkey
+from treehead.tls import ClientTls
 from treehead.v1 import monitor_pb2
 from treehead.v1.monitor_pb2_grpc import MonitorStub
 from treehead.view import View
-from treehead.wire import CHANNEL_OPTIONS, error_of, parse_address, received, view_from_wire
+from treehead.wire import Endpoint, error_of, format_endpoint, open_channel, parse_endpoint, received, view_from_wire
 
 _BEHIND_PAUSE_S = 0.1
 """How long a monitor that is behind gets before it is asked again."""
@@ -29,16 +30,29 @@ class Answers(NamedTuple):
 
 
 class Monitors:
-    """The monitors at some addresses, asked all at once; a context, whose end closes the connections."""
+    """The monitors at some addresses, asked all at once; a context, whose end closes the connections.
 
-    def __init__(self, addresses: Sequence[str], *, timeout_s: int) -> None:
-        self.addresses = tuple(parse_address(address) for address in addresses)
+    For addresses that begin with https://, `tls` says whom to trust; None are the authorities of the operating system.
+
+    Raises:
+        UsageError: an address cannot be used, or on entering: a file of `tls` cannot be used.
+    """
+
+    def __init__(self, addresses: Sequence[str], *, timeout_s: int, tls: ClientTls | None = None) -> None:
+        self._endpoints = [parse_endpoint(address) for address in addresses]
+        self.addresses = tuple(map(format_endpoint, self._endpoints))
         self._timeout_s = timeout_s
+        self._tls = tls
         # One loop for all questions: gRPC tolerates no second one in a process.
         self._runner = asyncio.Runner()
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels: dict[Endpoint, grpc.aio.Channel] = {}
 
     def __enter__(self) -> Self:
+        try:
+            self._runner.run(self._open())
+        except UsageError:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -62,15 +76,13 @@ class Monitors:
 
     async def _ask_all(self, request: monitor_pb2.GetViewRequest) -> list[View | TreeheadError]:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._ask(address, request)) for address in self.addresses]
+            tasks = [group.create_task(self._ask(endpoint, request)) for endpoint in self._endpoints]
         return [task.result() for task in tasks]
 
-    async def _ask(self, address: str, request: monitor_pb2.GetViewRequest) -> View | TreeheadError:
+    async def _ask(self, endpoint: Endpoint, request: monitor_pb2.GetViewRequest) -> View | TreeheadError:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._timeout_s
-        if address not in self._channels:
-            self._channels[address] = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        stub = MonitorStub(self._channels[address])
+        stub, address = MonitorStub(self._channels[endpoint]), format_endpoint(endpoint)
         view = None
         try:
             while True:
@@ -82,11 +94,16 @@ class Monitors:
         except grpc.RpcError as exc:
             if view is not None:
                 return view
-            error = error_of(exc, peer=f"monitor {address}")
+            error = error_of(exc, peer=f"monitor {address}", endpoint=endpoint)
             # That a monitor refuses to answer says nothing against the artifact.
             return error if isinstance(error, OperationalError) else UndecidedError(str(error))
         except MalformedError as exc:
             return UndecidedError(f"monitor {address} sent an answer that cannot be read: {exc}")
+
+    async def _open(self) -> None:
+        for endpoint in self._endpoints:
+            if endpoint not in self._channels:
+                self._channels[endpoint] = open_channel(endpoint, tls=self._tls)
 
     async def _close(self) -> None:
         for channel in self._channels.values():

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from typing import TYPE_CHECKING
 
 from treehead.encoding import parse_decimal
 from treehead.errors import MalformedError, UnsupportedError, UsageError
 from treehead.files import read_limited
 from treehead.policy import POLICY_BYTES_MAX, Policy, parse_policy
 from treehead.trust import TRUST_BYTES_MAX, Trust, parse_trust
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from treehead.tls import ClientTls
 
 _TIMEOUT_S_MAX = 86_400
 
@@ -23,7 +29,24 @@ def add_policy(parser: ArgumentParser, *, required: bool = True) -> None:
 
 def add_log(parser: ArgumentParser) -> None:
     """Add `--log`."""
-    parser.add_argument("--log", required=True, metavar="HOST:PORT", help="where the log answers gRPC calls")
+    parser.add_argument(
+        "--log",
+        required=True,
+        metavar="HOST:PORT",
+        help="where the log answers gRPC calls; https://HOST:PORT if it speaks TLS",
+    )
+    add_tls(parser)
+
+
+def add_tls(parser: ArgumentParser) -> None:
+    """Add `--tls-ca`, `--tls-cert` and `--tls-key`, which `read_tls` reads."""
+    parser.add_argument(
+        "--tls-ca",
+        metavar="FILE",
+        help="the CAs that https:// addresses need a certificate of, in PEM (default: those of the operating system)",
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="our certificate for servers that want one, in PEM")
+    parser.add_argument("--tls-key", metavar="FILE", help="the certificate's key, in PKCS#8 PEM and of mode 0600")
 
 
 def add_timeout(parser: ArgumentParser, *, default_s: int, help: str) -> None:
@@ -77,6 +100,26 @@ def state_directory(option: str | None) -> str:
     if home := os.environ.get("HOME"):
         return f"{home}/.local/state/treehead"
     raise UsageError("there is no place for the state: give --state DIR")
+
+
+def read_tls(arguments: Namespace, *, addresses: Sequence[str]) -> ClientTls | None:
+    """Whom to trust at addresses that begin with https://; None if there is no such address.
+
+    Raises:
+        UsageError: an option says so in vain, or needs another one.
+    """
+    files = {"--tls-ca": arguments.tls_ca, "--tls-cert": arguments.tls_cert, "--tls-key": arguments.tls_key}
+    given = {flag: path for flag, path in files.items() if path is not None}
+    if not any(address.startswith("https://") for address in addresses):
+        if given:
+            raise UsageError(f"{', '.join(given)}: no address begins with https://, so there is no TLS to use this for")
+        return None
+    from pathlib import Path
+
+    from treehead.tls import ClientTls
+
+    ca, certificate, key = (None if path is None else Path(path) for path in files.values())
+    return ClientTls(ca=ca, certificate=certificate, key=key)
 
 
 def read_policy(path: str) -> Policy:

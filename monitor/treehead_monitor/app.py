@@ -58,7 +58,7 @@ async def run(config: RunConfig, *, announce: Callable[[str], None]) -> None:
     """Run a monitor until SIGTERM or SIGINT asks to stop; `announce` is called with its address when it is ready.
 
     Raises:
-        UsageError: the directory holds no monitor, or its key cannot be opened.
+        UsageError: the directory holds no monitor, or its key or a file of `config.tls` cannot be used.
         StorageError: the directory is in use, or the database is damaged or failed.
         UnavailableError: the address cannot be listened on.
     """
@@ -101,11 +101,14 @@ async def running_monitor(config: RunConfig) -> AsyncIterator[RunningMonitor]:
                 messages_max=limits.outbox_messages_max,
                 rounds_max=limits.rounds_max,
                 reconnect_ms=config.interval_ms,
+                tls=config.tls,
             )
             for record in await store.recall_peers(config.peers)
         }
         sources = {
-            log.key: GrpcSource.connect(log.address, timeout_ms=limits.rpc_timeout_ms, reconnect_ms=config.interval_ms)
+            log.key: GrpcSource.connect(
+                log.address, tls=config.tls, timeout_ms=limits.rpc_timeout_ms, reconnect_ms=config.interval_ms
+            )
             for log in config.logs
         }
         for outbox in outboxes.values():

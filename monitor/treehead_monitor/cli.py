@@ -157,10 +157,27 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         default=[],
         required=True,
         metavar="VKEY=HOST:PORT",
-        help="a log to follow: its verifier key, and where it answers (may be repeated)",
+        help="a log to follow: its verifier key, and where it answers; VKEY=https://HOST:PORT if over TLS (may be "
+        "repeated)",
     )
     run.add_argument(
-        "--peer", action="append", default=[], metavar="HOST:PORT", help="a monitor to gossip with (may be repeated)"
+        "--peer",
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="a monitor to gossip with; https://HOST:PORT if over TLS (may be repeated)",
+    )
+    run.add_argument(
+        "--tls-ca",
+        type=Path,
+        metavar="FILE",
+        help="the CAs that https:// addresses need a certificate of, in PEM (default: those of the operating system)",
+    )
+    run.add_argument(
+        "--tls-cert", type=Path, metavar="FILE", help="our certificate for logs and peers that want one, in PEM"
+    )
+    run.add_argument(
+        "--tls-key", type=Path, metavar="FILE", help="the certificate's key, in PKCS#8 PEM and of mode 0600"
     )
     run.add_argument(
         "--grpc",
@@ -201,6 +218,7 @@ def _run(options: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from treehead.keyfile import read_passphrase
     from treehead.server import loop_factory
+    from treehead.tls import ClientTls
     from treehead_monitor import app
     from treehead_monitor.config import RunConfig, parse_log, parse_milliseconds, parse_peer
     from treehead_monitor.status import read_status
@@ -212,6 +230,7 @@ def _run(options: argparse.Namespace) -> int:
         peers=tuple(map(parse_peer, options.peer)),
         interval_ms=parse_milliseconds(options.interval_ms, flag="--interval-ms"),
         resolve_ms=parse_milliseconds(options.resolve_ms, flag="--resolve-ms"),
+        tls=ClientTls(ca=options.tls_ca, certificate=options.tls_cert, key=options.tls_key),
         insecure=options.insecure,
         passphrase=read_passphrase(options.passphrase_file, environment=os.environ),
     )

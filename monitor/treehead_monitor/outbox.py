@@ -10,8 +10,9 @@ from typing import Self
 import grpc
 
 from treehead.errors import MalformedError, StorageError, TreeheadError
+from treehead.tls import ClientTls
 from treehead.v1 import monitor_pb2, monitor_pb2_grpc
-from treehead.wire import error_of, received
+from treehead.wire import error_of, open_channel, parse_endpoint, received
 from treehead_monitor.message import Gossip
 from treehead_monitor.peer import PeerRecord
 from treehead_monitor.source import channel_options
@@ -55,11 +56,16 @@ class Outbox:
         messages_max: int,
         rounds_max: int,
         reconnect_ms: int,
+        tls: ClientTls | None = None,
     ) -> Self:
-        """An outbox that connects when there is something to say, and again soon after a failure."""
+        """An outbox that connects when there is something to say, and again soon after a failure.
+
+        Raises:
+            UsageError: the address, or a file of `tls`, cannot be used.
+        """
         # Of two options of one name gRPC takes the first.
         options = [("grpc.max_receive_message_length", GOSSIP_BYTES_MAX), *channel_options(reconnect_ms=reconnect_ms)]
-        channel = grpc.aio.insecure_channel(record.address, options=options)
+        channel = open_channel(parse_endpoint(record.address), tls=tls, options=options)
         return cls(
             channel,
             record=record,
@@ -129,5 +135,6 @@ class Outbox:
         try:
             answer = await self._stub.Exchange(request, timeout=self._timeout_s)
         except grpc.RpcError as exc:
-            raise error_of(exc, peer=f"peer {self.record.address}") from exc
+            address = self.record.address
+            raise error_of(exc, peer=f"peer {address}", endpoint=parse_endpoint(address)) from exc
         return gossip_from_wire(received(answer, peer=f"peer {self.record.address}").gossip)

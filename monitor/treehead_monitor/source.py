@@ -7,10 +7,20 @@ from typing import Protocol, Self, TypeVar
 
 import grpc
 
-from treehead.errors import MalformedError
+from treehead.errors import MalformedError, TreeheadError
 from treehead.tile import ENTRY_BYTES_MAX
+from treehead.tls import ClientTls
 from treehead.v1 import log_pb2, log_pb2_grpc
-from treehead.wire import CHANNEL_OPTIONS, error_of, hashes_from_wire, received
+from treehead.wire import (
+    CHANNEL_OPTIONS,
+    Endpoint,
+    error_of,
+    format_endpoint,
+    hashes_from_wire,
+    open_channel,
+    parse_endpoint,
+    received,
+)
 
 _Answer = TypeVar("_Answer")
 
@@ -39,17 +49,23 @@ class LogSource(Protocol):
 class GrpcSource:
     """A log that speaks `treehead.v1.Log`."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, address: str, timeout_ms: int) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, endpoint: Endpoint, timeout_ms: int) -> None:
         self._channel = channel
         self._stub: log_pb2_grpc.LogAsyncStub = log_pb2_grpc.LogStub(channel)
-        self._name = f"log at {address}"
+        self._endpoint = endpoint
+        self._name = f"log at {format_endpoint(endpoint)}"
         self._timeout_s = timeout_ms / 1_000
 
     @classmethod
-    def connect(cls, address: str, *, timeout_ms: int, reconnect_ms: int) -> Self:
-        """A source that connects when it is first asked, and again at most `reconnect_ms` after a failure."""
-        channel = grpc.aio.insecure_channel(address, options=channel_options(reconnect_ms=reconnect_ms))
-        return cls(channel, address=address, timeout_ms=timeout_ms)
+    def connect(cls, address: str, *, tls: ClientTls | None = None, timeout_ms: int, reconnect_ms: int) -> Self:
+        """A source that connects when it is first asked, and again at most `reconnect_ms` after a failure.
+
+        Raises:
+            UsageError: the address, or a file of `tls`, cannot be used.
+        """
+        endpoint = parse_endpoint(address)
+        channel = open_channel(endpoint, tls=tls, options=channel_options(reconnect_ms=reconnect_ms))
+        return cls(channel, endpoint=endpoint, timeout_ms=timeout_ms)
 
     async def close(self) -> None:
         """Let go of the connection."""
@@ -71,7 +87,7 @@ class GrpcSource:
                 begin += len(page.leaves)
                 yield page.leaves
         except grpc.RpcError as exc:
-            raise error_of(exc, peer=self._name) from exc
+            raise self._error(exc) from exc
 
     async def inclusion_proof(self, *, index: int, size: int) -> tuple[bytes, ...]:
         request = log_pb2.GetInclusionProofRequest(leaf_index=index, tree_size=size)
@@ -87,7 +103,11 @@ class GrpcSource:
         try:
             return received(await call, peer=self._name)
         except grpc.RpcError as exc:
-            raise error_of(exc, peer=self._name) from exc
+            raise self._error(exc) from exc
+
+    def _error(self, error: grpc.RpcError) -> TreeheadError:
+        """What a failed call stands for."""
+        return error_of(error, peer=self._name, endpoint=self._endpoint)
 
 
 def channel_options(*, reconnect_ms: int) -> list[tuple[str, int]]:

@@ -22,9 +22,10 @@ from treehead.keys import PrivateKey
 from treehead.policy import Policy, check_quorum
 from treehead.statement import PAYLOAD_TYPE, format_release_statement
 from treehead.tlogproof import PROOF_SUFFIX, format_proof
+from treehead.tls import ClientTls
 from treehead_client.artifact import read_artifact
 from treehead_client.log import Log, Logged
-from treehead_client.options import add_log, add_passphrase_file, add_policy, add_timeout, read_policy
+from treehead_client.options import add_log, add_passphrase_file, add_policy, add_timeout, read_policy, read_tls
 from treehead_client.passphrase import passphrase_of
 from treehead_client.release import release_of
 from treehead_client.terminal import is_watched, say
@@ -60,12 +61,15 @@ def configure(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     """Print a line for each file that was logged, and say why the others were not."""
     policy = read_policy(arguments.policy)
+    tls = read_tls(arguments, addresses=[arguments.log])
     passphrase = passphrase_of(arguments.key, path=arguments.passphrase_file)
     key = read_private_key(Path(arguments.key), passphrase=passphrase)
     drafts = [draft(path, purl=arguments.purl, key=key) for path in arguments.files]
     if is_watched():
         say(f"logging {len(drafts)} signatures at {arguments.log}")
-    outcomes = asyncio.run(_log_all(drafts, policy=policy, address=arguments.log, timeout_s=arguments.timeout_s))
+    outcomes = asyncio.run(
+        _log_all(drafts, policy=policy, address=arguments.log, tls=tls, timeout_s=arguments.timeout_s)
+    )
     return worst_exit_code(
         [_finish(draft, outcome, policy=policy) for draft, outcome in zip(drafts, outcomes, strict=True)]
     )
@@ -92,7 +96,7 @@ def draft(path: str, *, purl: str | None, key: PrivateKey) -> Draft:
 
 
 async def _log_all(
-    drafts: list[Draft], *, policy: Policy, address: str, timeout_s: int
+    drafts: list[Draft], *, policy: Policy, address: str, tls: ClientTls | None, timeout_s: int
 ) -> list[Logged | TreeheadError]:
     """Each entry logged, a few at a time, or why it is not; in the order of the drafts."""
     slots = asyncio.Semaphore(_IN_FLIGHT_MAX)
@@ -104,7 +108,7 @@ async def _log_all(
             except TreeheadError as exc:
                 return exc
 
-    async with Log(address, timeout_s=timeout_s) as log, asyncio.TaskGroup() as group:
+    async with Log(address, tls=tls, timeout_s=timeout_s) as log, asyncio.TaskGroup() as group:
         tasks = [group.create_task(log_one(draft)) for draft in drafts]
     return [task.result() for task in tasks]
 

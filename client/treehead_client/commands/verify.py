@@ -7,7 +7,16 @@ from contextlib import ExitStack
 
 from treehead.errors import UsageError
 from treehead_client.memory import Memory
-from treehead_client.options import add_policy, add_state, add_timeout, read_policy, read_trust, state_directory
+from treehead_client.options import (
+    add_policy,
+    add_state,
+    add_timeout,
+    add_tls,
+    read_policy,
+    read_tls,
+    read_trust,
+    state_directory,
+)
 from treehead_client.terminal import say
 from treehead_client.verdict import EXIT_USAGE, format_json, format_line, worst_exit_code
 from treehead_client.verification import Verifier
@@ -27,8 +36,9 @@ def configure(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="HOST:PORT",
-        help="a monitor that has to agree; may be repeated",
+        help="a monitor that has to agree; https://HOST:PORT if it speaks TLS; may be repeated",
     )
+    add_tls(parser)
     add_state(parser)
     add_timeout(parser, default_s=10, help="seconds to wait for the monitors")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each file")
@@ -39,13 +49,14 @@ def run(arguments: Namespace) -> int:
     if arguments.proof is not None and len(arguments.files) > 1:
         raise UsageError("--proof names the proof of one FILE; several files have theirs beside them")
     policy = read_policy(arguments.policy)
+    tls = read_tls(arguments, addresses=arguments.monitor)
     codes = []
     with ExitStack() as stack:
         monitors = None
         if arguments.monitor:
             from treehead_client.monitor import Monitors
 
-            monitors = stack.enter_context(Monitors(arguments.monitor, timeout_s=arguments.timeout_s))
+            monitors = stack.enter_context(Monitors(arguments.monitor, tls=tls, timeout_s=arguments.timeout_s))
         verifier = Verifier(
             policy=policy,
             trust=read_trust(arguments.trust),

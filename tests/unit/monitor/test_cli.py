@@ -81,6 +81,7 @@ def test_a_name_that_cannot_sign_is_refused_and_nothing_is_made(tmp_path: Path, 
 
 
 def test_a_passphrase_locks_the_key(tmp_path: Path) -> None:
+    (tmp_path / "secret").touch(mode=0o600)
     (tmp_path / "secret").write_text("open sesame\n")
     assert init(tmp_path / "monitor", "--passphrase-file", str(tmp_path / "secret")) == 0
     directory = DataDirectory(path=tmp_path / "monitor")
@@ -105,6 +106,7 @@ def test_a_directory_has_one_user_at_a_time(tmp_path: Path) -> None:
 def test_a_log_is_split_at_the_last_equals_sign() -> None:
     for key in (LOG_KEY, replace(LOG_KEY, name="a=b=127.0.0.1:1")):
         assert parse_log(f"{format_vkey(key)}=[::1]:8461") == LogAddress(key=key, address="[::1]:8461")
+        assert parse_log(f"{format_vkey(key)}=https://[::1]") == LogAddress(key=key, address="https://[::1]:443")
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,7 @@ def test_a_log_is_split_at_the_last_equals_sign() -> None:
         ("127.0.0.1:1", "VKEY=HOST:PORT"),
         (f"{VKEY}=", "HOST:PORT"),
         (f"{VKEY}=127.0.0.1", "HOST:PORT"),
+        (f"{VKEY}=http://127.0.0.1:1", "HOST:PORT"),
         (f"{VKEY}==127.0.0.1:1", "not canonical base64"),
         (f"{VKEY[:-4]}=127.0.0.1:1", "VKEY=HOST:PORT"),
         (f"{format_vkey(WITNESS_KEYS['w1'])}=127.0.0.1:1", "cannot be followed"),
@@ -132,6 +135,9 @@ def test_what_is_no_log_is_refused(text: str, part: str) -> None:
         pytest.param(["--log", LOG, "--log", f"{VKEY}=127.0.0.1:2"], f"--log names {ORIGIN} twice", id="log_twice"),
         pytest.param(["--log", "nonsense"], "--log 'nonsense' is not VKEY=HOST:PORT", id="no_log"),
         pytest.param(["--log", LOG, "--peer", "p:1", "--peer", "p:1"], "--peer names p:1 twice", id="peer_twice"),
+        pytest.param(["--log", LOG, "--peer", "https://p", "--peer", "https://p:443"], "twice", id="tls_peer_twice"),
+        pytest.param(["--log", LOG, "--tls-ca", "ca"], "--tls-ca: no --log or --peer is at https://", id="tls_in_vain"),
+        pytest.param(["--log", LOG, "--tls-cert", "c"], "--tls-cert needs the certificate's key", id="half_a_pair"),
         pytest.param(["--log", LOG, "--peer", "nowhere"], "--peer: 'nowhere' is not HOST:PORT", id="no_peer"),
         pytest.param(["--log", LOG, "--grpc", "0.0.0.0:1"], "--grpc 0.0.0.0:1 can be reached", id="not_loopback"),
         pytest.param(["--log", LOG, "--grpc", "x"], "'x' is not HOST:PORT", id="no_address"),
