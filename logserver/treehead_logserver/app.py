@@ -103,9 +103,7 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
     limits = config.limits
     tls = None if config.tls is None else load_server_tls(config.tls)
     async with contextlib.AsyncExitStack() as stack:
-        log = await stack.enter_async_context(
-            opened_log(DataDirectory(path=config.data), passphrase=config.passphrase)
-        )
+        log = await stack.enter_async_context(opened_log(DataDirectory(path=config.data), passphrase=config.passphrase))
         vkey, storage, state, edge = log.vkey, log.storage, log.state, log.edge
         note = await storage.read_published()
         published = Heads(None if note is None else await recover_published(storage, note, edge=edge, vkey=vkey))
@@ -138,9 +136,10 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
             limits=limits,
             metrics=metrics,
         )
+        quotas = Quotas(config.rates)
         intake = Intake(
             admission=admission,
-            quotas=Quotas(config.rates),
+            quotas=quotas,
             sequencer=sequencer,
             storage=storage,
             heads=heads,
@@ -171,11 +170,12 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
             freeze=freeze,
             prover=prover,
             storage=storage,
+            quotas=quotas,
             metrics=metrics,
         )
         log_pb2_grpc.add_LogServicer_to_server(service, server.grpc)
         application = make_application(
-            Answering(metrics=metrics, retry_ms=limits.retry_ms),
+            Answering(quotas=quotas, metrics=metrics, retry_ms=limits.retry_ms),
             tiles=TilesFace(storage=storage, published=published, piece_bytes_max=limits.chunk_bytes_max),
             operations=OperationsFace(
                 health=Health(sequencer=sequencer, publisher=publisher, stall_ms=limits.stall_ms), metrics=metrics

@@ -2,7 +2,7 @@
 
     {"time": "2026-11-28T18:57:06.123Z", "level": "INFO", "logger": …, "message": …, "request_id": …}
 
-A request's id is the one that its caller gave (`x-request-id`), or else one made when it is first needed; a caller whose
+A request's id is the one that its caller gave (`x-request-id`), or else made when it is first needed; a caller whose
 request fails is told it. What strangers can cause, such as a refused entry, is written at most `REFUSALS_A_SECOND`
 times a second, and then how many were left out: a flood must not fill the disk.
 """
@@ -82,7 +82,8 @@ class _Bounded(logging.Filter):
             self._left_out += 1
             return False
         if self._left_out:
-            record.msg, record.args = "%s (%d such lines before it were left out)", (record.getMessage(), self._left_out)
+            said = record.getMessage()
+            record.msg, record.args = "%s (%d such lines before it were left out)", (said, self._left_out)
             self._left_out = 0
         return True
 

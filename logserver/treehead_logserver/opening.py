@@ -1,5 +1,7 @@
-"""A log taken into this process's hands: its directory locked, its key at hand, its tree recovered and held against what
-it has signed. Whatever goes on from the tree begins here."""
+"""A log taken into this process's hands, from where whatever adds to its tree goes on.
+
+Its directory is locked, its key at hand, and its tree recovered and held against what it has signed.
+"""
 
 from __future__ import annotations
 

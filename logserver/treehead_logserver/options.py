@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from treehead.certfile import CERTIFICATE_FLAG, KEY_FLAG
-from treehead.tls import CLIENT_AUTHORITIES_FLAG
+from treehead.tls import AUTHORITIES_FLAG, CLIENT_AUTHORITIES_FLAG
 from treehead_logserver.kinds import ALL_KINDS
 
 _EXIT_CODES = """\
@@ -20,7 +20,7 @@ exit codes:
 _FSCK_EXIT_CODES = """\
 exit codes:
   0  everything is as it has to be
-  1  something is not, or cannot be read, or the log runs
+  1  something is not, or cannot be read, or the log runs; with --url: or the server or network has failed
   2  the command line or directory cannot be used
 """
 
@@ -72,8 +72,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--passphrase-file",
         type=Path,
         metavar="FILE",
-        help="the key's passphrase, or its token's PIN, is the file's first line (else $TREEHEAD_PASSPHRASE, else there "
-        "is none); mode 0600",
+        help="the key's passphrase, or its token's PIN, is the first line of the file (mode 0600); else it is "
+        "$TREEHEAD_PASSPHRASE, else the key is not encrypted",
     )
 
     init = commands.add_parser("init", parents=[data, secret], help="make a log and print its verifier key")
@@ -179,17 +179,30 @@ def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser], dat
     """The commands that look after a log."""
     fsck = commands.add_parser(
         "fsck",
-        parents=[data],
         help="derive everything from the entries again, and say what is not as it has to be",
         description="Hashes every entry, derives anew by what it is found, and holds tiles, look-up rows, tree state, "
-        "checkpoint and high-water mark against the result. Changes nothing. Which kinds of entries the log took is "
+        "checkpoints and high-water mark against the result. Changes nothing. Which kinds of entries the log took is "
         "not known here, so an entry that nobody signed is none of its findings. The log must not run meanwhile; a "
-        "backup of it can be checked at any time.",
+        "backup of it can be checked at any time. With --url it is a tree that somebody serves as C2SP tlog-tiles has "
+        "it that is checked: our HTTP listener, an export, or another program's log.",
         epilog=_FSCK_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    fsck.add_argument("--data", type=Path, metavar="DIR", help="the log's directory; with --url only its key is taken")
     fsck.add_argument(
         "--file", type=Path, metavar="FILE", help="check this copy of the log's database, as backup makes it"
+    )
+    fsck.add_argument(
+        "--url",
+        metavar="URL",
+        help="check the tree that is served there: every entry and tile, against the log's signed checkpoint",
+    )
+    fsck.add_argument("--vkey", metavar="VKEY", help="the log's verifier key, in place of --data")
+    fsck.add_argument(
+        AUTHORITIES_FLAG,
+        type=Path,
+        metavar="FILE",
+        help="the authorities that count for the server's certificate (PEM; default: those of this machine)",
     )
     fsck.add_argument("--json", action="store_true", help="print one JSON object")
     backup = commands.add_parser(

@@ -1,12 +1,16 @@
-"""Rates: how many entries an address may send, and a signer have logged, by the table `[admission.rates]` of log.toml.
+"""Rates: what an address may ask and send, and a signer have logged, by the table `[admission.rates]` of log.toml.
 
     [admission.rates]
-    address = "200/s"          # entries from one address (of IPv6: from one /64)
-    signer  = "20/s"           # new entries of one signer; or "600/m", "1000/h"
+    requests = "500/s"         # requests and calls of any kind from one address (of IPv6: from one /64)
+    address  = "200/s"         # entries from one address
+    signer   = "20/s"          # new entries of one signer; or "600/m", "1000/h"
 
 As many as that may come at once, and after them each as soon as its share of the time has passed (the generic cell
 rate algorithm, by throttled-py, on the monotonic clock). A call is charged for all of its entries or refused as a
 whole; what is refused costs nothing.
+
+Whoever is refused is told so late: when there would be room again, or after `HELD_MS_MAX`. To refuse takes as long as
+to answer does, so who asks again at once would keep the log busy all the same.
 
 An address is charged for whatever it sends, before anything is looked at. A signer is charged only once the signature
 has verified, and only for what is not in the log yet: what is logged anyone can read and send again, and that must not
@@ -25,7 +29,7 @@ import ipaddress
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -41,13 +45,16 @@ if TYPE_CHECKING:
     from throttled import Throttled
 
 RATE_ENTRIES_MAX = 1_000_000
+HELD_MS_MAX = 1_000
+HELD_MAX = 512
+"""Refusals that are held at a time; those beyond are told at once, for each has a place among the calls under way."""
 REMEMBERED_MAX = 32_768
 """Addresses, and as many signers; each takes some 500 bytes."""
 
 _RATE = re.compile(r"([0-9]{1,7})/([smh])")
 _RATE_CHARS_MAX = 9
 _PERIOD_S = {"s": 1, "m": 60, "h": 3_600}
-_KEYS = ("address", "signer")
+_KEYS = ("requests", "address", "signer")
 
 _LOOK_UPS_A_TURN = 64
 """Look-ups take some 10 µs each, and the event loop is not kept for longer than these take."""
@@ -96,6 +103,7 @@ def format_rate(rate: Rate) -> str:
 class Rates:
     """The table; None where there is no bound."""
 
+    requests: Rate | None = None
     address: Rate | None = None
     signer: Rate | None = None
 
@@ -111,7 +119,7 @@ def parse_rates(table: object, *, where: str) -> Rates:
     rates: dict[str, Rate] = {}
     for key, value in table.items():
         if key not in _KEYS:
-            raise MalformedError(f"{where}: unknown key {key!r}; known are {' and '.join(_KEYS)}")
+            raise MalformedError(f"{where}: unknown key {key!r}; known are {', '.join(_KEYS[:-1])} and {_KEYS[-1]}")
         if not isinstance(value, str):
             raise MalformedError(f'{where}, key {key}: expected a string, such as "20/s"')
         rates[key] = parse_rate(value, what=f"{where}, key {key}")
@@ -132,8 +140,29 @@ class Quotas:
     """
 
     def __init__(self, rates: Rates) -> None:
+        self._held = 0
+        self._requests = None if rates.requests is None else _Meter("requests", rates.requests)
         self._addresses = None if rates.address is None else _Meter("address", rates.address)
         self._signers = None if rates.signer is None else _Meter("signer", rates.signer)
+
+    def charge_request(self, peer: Callable[[], str]) -> None:
+        """Count one request or call of a peer, who is asked for only if that matters.
+
+        Raises:
+            QuotaError: there is no room for it; it was not counted.
+        """
+        if self._requests is not None:
+            self._requests.charge(address_of(peer()), 1)
+
+    async def hold(self, error: QuotaError) -> None:
+        """Wait before a refusal is told, as the module says."""
+        if self._held >= HELD_MAX:
+            return
+        self._held += 1
+        try:
+            await asyncio.sleep(min(error.retry_ms, HELD_MS_MAX) / 1_000)
+        finally:
+            self._held -= 1
 
     def charge_address(self, peer: str, entries: int) -> None:
         """Count entries as sent by a peer, as `address_of` takes it.

@@ -35,6 +35,7 @@ from treehead_logserver.kinds import OPAQUE
 from treehead_logserver.metrics import Metrics
 from treehead_logserver.prover import Prover
 from treehead_logserver.publisher import Publisher
+from treehead_logserver.quota import Quotas
 from treehead_logserver.rules import AdmissionRules
 from treehead_logserver.storage.base import Placed, Reading, Term
 from treehead_logserver.terms import digest_term, name_term, purl_term, signer_term
@@ -108,8 +109,10 @@ class LogService(log_pb2_grpc.LogServicer):
         freeze: Freeze | None,
         prover: Prover,
         storage: Reading,
+        quotas: Quotas,
         metrics: Metrics,
     ) -> None:
+        self._quotas = quotas
         self._limits = limits
         self._intake = intake
         self._heads = heads
@@ -342,10 +345,13 @@ class LogService(log_pb2_grpc.LogServicer):
         REQUEST.set(RequestId(lambda: _request_id_of(context)))
         trailing: tuple[tuple[str, str | bytes], ...] = ()
         try:
+            self._quotas.charge_request(context.peer)
             yield
         except _Status as status:
             code, message = status.code, str(status)
         except BusyError as exc:
+            if isinstance(exc, QuotaError):
+                await self._quotas.hold(exc)
             code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, str(exc)
             trailing = _when_to_retry(message, exc.retry_ms if isinstance(exc, QuotaError) else self._limits.retry_ms)
         except StorageError as exc:

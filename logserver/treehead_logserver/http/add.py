@@ -11,7 +11,7 @@ from starlette.responses import Response
 from treehead.encoding import format_decimal
 from treehead.errors import TreeheadError
 from treehead.tile import ENTRY_BYTES_MAX
-from treehead_logserver.http.answering import read_body
+from treehead_logserver.http.answering import address_of, read_body
 from treehead_logserver.intake import Intake
 
 
@@ -24,8 +24,7 @@ class AddFace:
     async def add(self, request: Request) -> Response:
         """POST /add."""
         leaf = await read_body(request, bytes_max=ENTRY_BYTES_MAX, what="entry")
-        address = request.client.host if request.client else ""
-        (outcome,) = (await self._intake.log([leaf], face="add", address=address)).outcomes
+        (outcome,) = (await self._intake.log([leaf], face="add", address=address_of(request))).outcomes
         if isinstance(outcome, TreeheadError):
             raise outcome
         return Response(format_decimal(outcome.leaf_index), media_type="text/plain; charset=utf-8")

@@ -11,9 +11,11 @@ from starlette.responses import Response
 
 from treehead.encoding import parse_decimal
 from treehead.errors import MalformedError, StorageError, TooLargeError, TreeheadError
+from treehead_logserver.backlog import QuotaError
 from treehead_logserver.http.errors import MediaTypeError, headers_of, sentence_of, status_of
 from treehead_logserver.journal import REFUSALS, REQUEST, REQUEST_ID, RequestId
 from treehead_logserver.metrics import Metrics
+from treehead_logserver.quota import Quotas
 
 _LOG = logging.getLogger(__name__)
 _REFUSALS = logging.getLogger(REFUSALS)
@@ -36,7 +38,8 @@ def format_text(status: int, sentence: str) -> Response:
 class Answering:
     """Wraps the handlers of one log."""
 
-    def __init__(self, *, metrics: Metrics, retry_ms: int) -> None:
+    def __init__(self, *, quotas: Quotas, metrics: Metrics, retry_ms: int) -> None:
+        self._quotas = quotas
         self._metrics = metrics
         self._retry_ms = retry_ms
 
@@ -57,8 +60,11 @@ class Answering:
 
     async def _answer(self, handler: Handler, request: Request, format_error: FormatError) -> Response:
         try:
+            self._quotas.charge_request(lambda: address_of(request))
             return await handler(request)
         except TreeheadError as exc:
+            if isinstance(exc, QuotaError):
+                await self._quotas.hold(exc)
             status, sentence, headers = status_of(exc), sentence_of(exc), headers_of(exc, retry_ms=self._retry_ms)
             _report(exc, status)
         except ClientDisconnect:
@@ -70,6 +76,11 @@ class Answering:
         response.headers.update(headers)
         response.headers[REQUEST_ID] = str(REQUEST.get())
         return response
+
+
+def address_of(request: Request) -> str:
+    """The address that a request comes from; empty where it has none."""
+    return request.client.host if request.client else ""
 
 
 def _report(error: TreeheadError, status: int) -> None:

@@ -15,7 +15,7 @@ from treehead.checkpoint import parse_checkpoint
 from treehead.errors import TreeheadError
 from treehead.keys import VerifierKey
 from treehead.note import parse_note
-from treehead_logserver.http.answering import read_body
+from treehead_logserver.http.answering import address_of, read_body
 from treehead_logserver.intake import Intake
 from treehead_logserver.prover import Prover
 from treehead_logserver.rekor.request import BODY_BYTES_MAX, parse_create_entry
@@ -43,8 +43,7 @@ class RekorFace:
             leaf = await asyncio.to_thread(parse_create_entry, body)
         else:
             leaf = parse_create_entry(body)
-        address = request.client.host if request.client else ""
-        logged = await self._intake.log([leaf], face="rekor", address=address, signed=True)
+        logged = await self._intake.log([leaf], face="rekor", address=address_of(request), signed=True)
         (outcome,) = logged.outcomes
         if isinstance(outcome, TreeheadError):
             raise outcome

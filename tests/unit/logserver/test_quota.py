@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import socket
@@ -18,7 +19,7 @@ from treehead.errors import MalformedError, TooLargeError
 from treehead.merkle import hash_leaf
 from treehead_logserver import quota
 from treehead_logserver.backlog import BusyError, QuotaError
-from treehead_logserver.quota import Quotas, Rate, Rates, address_of, format_rate, parse_rate, parse_rates
+from treehead_logserver.quota import HELD_MAX, Quotas, Rate, Rates, address_of, format_rate, parse_rate, parse_rates
 from treehead_logserver.storage.base import Candidate
 
 HERE, THERE = "ipv4:192.0.2.7:5000", "ipv4:192.0.2.8:5000"
@@ -121,7 +122,7 @@ def test_any_other_rate_is_refused(text: str) -> None:
     ("table", "sentence"),
     [
         ([], "admission.rates: not a table"),
-        ({"signers": "1/s"}, "admission.rates: unknown key 'signers'; known are address and signer"),
+        ({"signers": "1/s"}, "admission.rates: unknown key 'signers'; known are requests, address and signer"),
         ({"signer": 20}, 'admission.rates, key signer: expected a string, such as "20/s"'),
     ],
 )
@@ -383,3 +384,47 @@ async def test_an_address_is_charged_for_what_the_log_has_already(clock: Clock) 
     await quotas.charge_signers(signed(b"a"), Leaves(b"a"))
     with pytest.raises(QuotaError, match=r"rates\.address"):
         quotas.charge_address(HERE, 1)
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def test_requests_are_counted_whatever_they_ask(clock: Clock) -> None:
+    quotas = Quotas(Rates(requests=parse_rate("3/s", what="rate")))
+    for _ in range(3):
+        quotas.charge_request(lambda: HERE)
+    with pytest.raises(QuotaError, match=r"rule admission\.rates\.requests: more than 3/s from 192\.0\.2\.7"):
+        quotas.charge_request(lambda: HERE)
+    quotas.charge_request(lambda: "ipv4:192.0.2.8:1")
+
+
+def test_without_such_a_rate_nobody_is_asked_for() -> None:
+    def peer() -> str:
+        raise AssertionError
+
+    Quotas(Rates()).charge_request(peer)
+
+
+async def test_a_refusal_is_told_when_there_would_be_room_again_or_after_a_second() -> None:
+    quotas = Quotas(Rates())
+    now = asyncio.get_running_loop().time
+    for retry_ms, least_s, most_s in ((50, 0.05, 0.9), (10**9, 1.0, 10.0)):
+        began = now()
+        await quotas.hold(QuotaError("full", retry_ms=retry_ms))
+        assert least_s <= now() - began + 0.01 < most_s + 0.01
+
+
+async def test_no_more_refusals_are_held_than_there_may_be() -> None:
+    quotas = Quotas(Rates())
+    error = QuotaError("full", retry_ms=10**9)
+    held = [asyncio.create_task(quotas.hold(error)) for _ in range(HELD_MAX + 5)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert sum(task.done() for task in held) == 5
+    for task in held:
+        task.cancel()
+    await asyncio.gather(*held, return_exceptions=True)
+    last = asyncio.create_task(quotas.hold(error))
+    await asyncio.sleep(0)
+    assert not last.done()
+    last.cancel()
