@@ -100,10 +100,12 @@ def leaf(number: int, *, kind: str = "entry") -> bytes:
 
 
 async def add(address: str, leaves: Sequence[bytes]) -> None:
-    """Log some entries that are not there yet."""
+    """Log some entries that are not there yet, and have the checkpoint published that holds them."""
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         for at in range(0, len(leaves), BATCH_ENTRIES):
-            request = log_pb2.AddEntriesRequest(leaves=leaves[at : at + BATCH_ENTRIES])
+            batch = leaves[at : at + BATCH_ENTRIES]
+            wait = log_pb2.WAIT_WITNESSED if at + len(batch) == len(leaves) else log_pb2.WAIT_INTEGRATED
+            request = log_pb2.AddEntriesRequest(leaves=batch, wait=wait)
             answer = await LogStub(channel).AddEntries(request, timeout=RPC_SECONDS_MAX)
             assert all(result.HasField("added") for result in answer.results)
 

@@ -5,15 +5,19 @@ and trust rules use come from here, that is from signed bytes, and from nowhere 
 
 Statements of others are read, too: only the members that in-toto Statement v1 defines are interpreted, and the JSON
 need not be canonical, because the signature covers the bytes as they are.
+
+Digests are of two sorts. Those of `DIGEST_BYTES` say which bytes an artifact has, and each subject has one at least.
+All others only serve to find the entry, so they may be of any algorithm; but none is passed over, for what is signed
+must not hide.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from treehead.encoding import Fields, JsonValue, format_canonical_json, parse_hex, parse_json_object
+from treehead.encoding import Fields, JsonValue, format_canonical_json, parse_hex, parse_json_object, parse_utf8
 from treehead.errors import MalformedError
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -23,6 +27,10 @@ RELEASE_PREDICATE = "https://treehead.dev/release/v1"
 STATEMENT_BYTES_MAX = 65_535
 SUBJECTS_MAX = 256
 NAME_CHARS_MAX = 512
+DIGEST_CHARS_MAX = 512
+SUBJECT_DIGESTS_MAX = 16
+DIGESTS_MAX = 512
+"""Of all subjects together: by each of them, an entry is found."""
 
 UNNAMED_ECOSYSTEM = "unnamed"
 """Where trust rules find entries whose signature covers a digest only; no release may claim to be one."""
@@ -34,16 +42,29 @@ _ECOSYSTEM = re.compile(r"[a-z][a-z0-9.-]*")
 _PROJECT = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _PROJECT_SEPARATORS = re.compile(r"[-_.]+")
 _PURL_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_~:"
+_PURL_SPELLINGS = [chr(octet) if octet in _PURL_PLAIN else f"%{octet:02X}" for octet in range(256)]
+_PURL_OCTETS = {spelling: octet for octet, spelling in enumerate(_PURL_SPELLINGS)}
+_PURL_TOKEN = re.compile(r"%.{0,2}|.", re.DOTALL)
+_ALGORITHM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+
 DIGEST_BYTES = {"sha256": 32, "sha512": 64}
-"""The digest algorithms that are read from statements, and their lengths; others are ignored."""
+"""The digest algorithms that a verification goes by, and their lengths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """One artifact: its name (a file name, for releases) and its digests by algorithm, such as `sha256`."""
+    """One artifact.
+
+    Attributes:
+        name: a file name, for releases.
+        digests: by algorithm, those that a verification goes by: `sha256`, `sha512`.
+        further_digests: by algorithm, all others; see `parse_digest`.
+    """
 
     name: str
     digests: Mapping[str, bytes]
+    further_digests: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +110,9 @@ def parse_statement(payload: bytes) -> Statement:
     subjects = tuple(
         _parse_subject(Fields(item, path=f"statement.subject[{number}]")) for number, item in enumerate(items)
     )
+    count = sum(len(subject.digests) + len(subject.further_digests) for subject in subjects)
+    if count > DIGESTS_MAX:
+        raise MalformedError(f"field statement.subject has {count} digests; at most {DIGESTS_MAX} are taken")
     predicate_type = fields.text("predicateType")
     release = None
     if predicate_type == RELEASE_PREDICATE:
@@ -101,17 +125,49 @@ def parse_statement(payload: bytes) -> Statement:
 
 def _parse_subject(fields: Fields) -> Subject:
     name = _name(fields, "name")
-    digest_fields = fields.object("digest")
-    digests = {
-        algorithm: parse_hex(
-            digest_fields.text(algorithm), what=f"field {digest_fields.path(algorithm)}", length=length
-        )
-        for algorithm, length in DIGEST_BYTES.items()
-        if digest_fields.has(algorithm)
-    }
+    where = fields.path("digest")
+    digest_set = fields.value("digest")
+    if not isinstance(digest_set, dict):
+        raise MalformedError(f"field {where} is not a JSON object")
+    if len(digest_set) > SUBJECT_DIGESTS_MAX:
+        raise MalformedError(f"field {where} has {len(digest_set)} digests; at most {SUBJECT_DIGESTS_MAX} are taken")
+    digest_fields = Fields(digest_set, path=where)
+    digests: dict[str, bytes] = {}
+    further_digests: dict[str, bytes] = {}
+    for algorithm in digest_set:
+        if not is_algorithm(algorithm):
+            raise MalformedError(
+                f"field {digest_fields.path(algorithm[:64])!r} is not named as algorithms are: "
+                "1 to 64 of A-Z, a-z, 0-9, _, . and -"
+            )
+        value = parse_digest(algorithm, digest_fields.text(algorithm), what=f"field {digest_fields.path(algorithm)}")
+        (digests if algorithm in DIGEST_BYTES else further_digests)[algorithm] = value
     if not digests:
-        raise MalformedError(f"field {fields.path('digest')} has none of {', '.join(DIGEST_BYTES)}")
-    return Subject(name=name, digests=digests)
+        raise MalformedError(f"field {where} has none of {', '.join(DIGEST_BYTES)}")
+    return Subject(name=name, digests=digests, further_digests=further_digests)
+
+
+def is_algorithm(name: str) -> bool:
+    """Whether a digest algorithm may be called so: 1 to 64 of the characters A-Z, a-z, 0-9, `_`, `.` and `-`."""
+    return _ALGORITHM.fullmatch(name) is not None
+
+
+def parse_digest(algorithm: str, text: str, *, what: str) -> bytes:
+    """What a statement says a digest is, for verifications to go by or entries to be found by.
+
+    It is spelled in hexadecimal. With algorithms that no verification goes by, another text stands for itself, in
+    UTF-8, as `h1:…` does for dirHash; but not hexadecimal in capitals, which nobody would find by its bytes.
+
+    Raises:
+        MalformedError: text is of the wrong length for `algorithm`, or not lower-case hexadecimal though it has to be;
+        or it is empty, longer than 512 characters, or not printable.
+    """
+    length = DIGEST_BYTES.get(algorithm)
+    if length is not None:
+        return parse_hex(text, what=what, length=length)
+    if not 0 < len(text) <= DIGEST_CHARS_MAX or not text.isprintable():
+        raise MalformedError(f"{what} is not 1 to {DIGEST_CHARS_MAX} printable characters")
+    return parse_hex(text, what=what) if _HEX.fullmatch(text) is not None else text.encode()
 
 
 def _parse_release(fields: Fields) -> Release:
@@ -175,14 +231,29 @@ def format_purl(*, ecosystem: str, name: str, version: str) -> str:
 
     Slashes in `name` separate namespace from name, as in `@scope/name`; an empty version is left out.
     """
-    path = "/".join(map(_percent_encode, name.split("/")))
-    return f"pkg:{ecosystem}/{path}" + (f"@{_percent_encode(version)}" if version else "")
+    path = "/".join(map(percent_encode, name.split("/")))
+    return f"pkg:{ecosystem}/{path}" + (f"@{percent_encode(version)}" if version else "")
 
 
-def _percent_encode(text: str) -> str:
+def percent_encode(text: str) -> str:
+    """Print a part of a package URL, everything escaped but letters, digits and `-._~:` (purl-spec)."""
     if not text.encode().translate(None, _PURL_PLAIN):
         return text
-    return "".join(chr(octet) if octet in _PURL_PLAIN else f"%{octet:02X}" for octet in text.encode())
+    return "".join(map(_PURL_SPELLINGS.__getitem__, text.encode()))
+
+
+def percent_decode(text: str, *, what: str) -> str:
+    """Parse a part of a package URL, the exact inverse of `percent_encode`.
+
+    Raises:
+        MalformedError: something is not escaped, or is and need not be, or what comes of it is not UTF-8.
+    """
+    tokens = _PURL_TOKEN.findall(text)
+    try:
+        octets = bytes(map(_PURL_OCTETS.__getitem__, tokens))
+    except KeyError as exc:
+        raise MalformedError(f"{what} has {exc.args[0]!r}, which is not how a package URL spells anything") from exc
+    return parse_utf8(octets, what=what, bytes_max=len(octets))
 
 
 def format_release_statement(release: Release, *, digests: Mapping[str, bytes]) -> bytes:

@@ -10,16 +10,26 @@ from typing import Self
 
 import grpc
 
-from treehead.checkpoint import Checkpoint, parse_checkpoint
-from treehead.entry import Entry, parse_entry, verify_entry
-from treehead.errors import MalformedError, RefusedError, UnsupportedError
+from treehead.checkpoint import Checkpoint
+from treehead.errors import MalformedError, RefusedError, TreeheadError, UnsupportedError
 from treehead.merkle import hash_leaf, verify_inclusion
 from treehead.note import parse_note
 from treehead.policy import Policy, SignedHead, verify_head
 from treehead.tlogproof import TlogProof
+from treehead.tls import ClientTls
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogStub
-from treehead.wire import CHANNEL_OPTIONS, error_of, hashes_from_wire, parse_address, proof_from_wire, received
+from treehead.wire import (
+    CHANNEL_OPTIONS,
+    error_of,
+    format_endpoint,
+    hashes_from_wire,
+    open_channel,
+    parse_endpoint,
+    proof_from_wire,
+    received,
+)
+from treehead_client.search import Found, Search
 
 # A busy log says so with RESOURCE_EXHAUSTED; asking again is always safe, for an entry is only ever added once. gRPC
 # says the same of a message over its limit: that is asked a few times in vain, and then told as it is.
@@ -48,22 +58,22 @@ class Logged:
     duplicate: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """An entry that a log was shown to hold at `index`. `entry` is None if it is of a kind not known here."""
-
-    index: int
-    entry: Entry | None
-
-
 class Log:
-    """The log at an address; a context, whose end closes the connection. Each call has `timeout_s` seconds."""
+    """The log at an address; a context, whose end closes the connection. Each call has `timeout_s` seconds.
 
-    def __init__(self, address: str, *, timeout_s: int) -> None:
-        self.address = parse_address(address)
+    With an address that begins with https://, `tls` says whom to trust; None are the authorities of the operating
+    system.
+
+    Raises:
+        UsageError: the address or a file of `tls` cannot be used.
+    """
+
+    def __init__(self, address: str, *, timeout_s: int, tls: ClientTls | None = None) -> None:
+        self._endpoint = parse_endpoint(address)
+        self.address = format_endpoint(self._endpoint)
         self._timeout_s = timeout_s
         options = [*CHANNEL_OPTIONS, ("grpc.service_config", json.dumps(_RETRY))]
-        self._channel = grpc.aio.insecure_channel(address, options=options)
+        self._channel = open_channel(self._endpoint, tls=tls, options=options)
         self._stub = LogStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -73,6 +83,10 @@ class Log:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._channel.close()
+
+    def _error(self, error: grpc.RpcError) -> TreeheadError:
+        """What a failed call stands for."""
+        return error_of(error, peer=f"log {self.address}", endpoint=self._endpoint)
 
     async def add(self, leaf: bytes, *, policy: Policy) -> Logged:
         """The entry is in a tree whose checkpoint a log of the policy signed. The policy's quorum is not checked.
@@ -84,7 +98,7 @@ class Log:
         try:
             response = await self._stub.AddEntry(log_pb2.AddEntryRequest(leaf=leaf), timeout=self._timeout_s)
         except grpc.RpcError as exc:
-            raise error_of(exc, peer=f"log {self.address}") from exc
+            raise self._error(exc) from exc
         try:
             response = received(response, peer="it")
             proof = proof_from_wire(response.proof, leaf=leaf)
@@ -94,58 +108,28 @@ class Log:
             raise RefusedError(f"log {self.address} answered without proving that the entry is logged: {exc}") from exc
         return Logged(proof=proof, head=head, duplicate=response.duplicate)
 
-    async def find(self, *, algorithm: str, digest: bytes, policy: Policy | None) -> AsyncIterator[Found]:
-        """The entries that speak of a digest, in the log's order, each proven into the checkpoint that came with it.
-
-        Without a policy the checkpoints' signatures are not checked. That there are no further entries is never proven.
+    async def find(self, search: Search) -> AsyncIterator[tuple[Found, ...]]:
+        """The pages of a search that begins, each proven, until the search is over.
 
         Raises:
-            RefusedError, MalformedError: an answer does not prove what it says.
+            RefusedError, MalformedError, MisbehaviourError: see `Search.accept`.
             UnavailableError: the log did not answer.
         """
-        first_index = 0
-        while True:
-            request = log_pb2.FindEntriesRequest(algorithm=algorithm, digest=digest, first_index=first_index)
+        while not search.is_over:
             try:
-                page = await self._stub.FindEntries(request, timeout=self._timeout_s)
+                page = await self._stub.FindEntries(search.request(), timeout=self._timeout_s)
+                page = received(page, peer=f"log {self.address}")
+                link = await self._consistency(search.link_request(page))
             except grpc.RpcError as exc:
-                raise error_of(exc, peer=f"log {self.address}") from exc
-            page = received(page, peer=f"log {self.address}")
-            if not page.entries:
-                return
-            checkpoint = _open_checkpoint(page.checkpoint, policy)
-            for item in page.entries:
-                if item.leaf_index < first_index:
-                    raise RefusedError(f"log {self.address} sent entry {item.leaf_index} out of order")
-                hashes = hashes_from_wire(item.hashes, what="entries.hashes")
-                _verify_place(item.leaf, index=item.leaf_index, hashes=hashes, checkpoint=checkpoint)
-                entry = _read_found(item.leaf, index=item.leaf_index, algorithm=algorithm, digest=digest)
-                yield Found(index=item.leaf_index, entry=entry)
-                first_index = item.leaf_index + 1
-            if not page.more:
-                return
+                raise self._error(exc) from exc
+            yield search.accept(page, link=link)
 
-
-def _open_checkpoint(data: bytes, policy: Policy | None) -> Checkpoint:
-    """The checkpoint in a note; signed by a log of the policy, if there is one."""
-    note = parse_note(data)
-    return parse_checkpoint(note.text) if policy is None else verify_head(policy, note).checkpoint
+    async def _consistency(self, request: log_pb2.GetConsistencyProofRequest | None) -> tuple[bytes, ...]:
+        if request is None:
+            return ()
+        response = await self._stub.GetConsistencyProof(request, timeout=self._timeout_s)
+        return hashes_from_wire(received(response, peer=f"log {self.address}").hashes, what="hashes")
 
 
 def _verify_place(leaf: bytes, *, index: int, hashes: tuple[bytes, ...], checkpoint: Checkpoint) -> None:
     verify_inclusion(index=index, size=checkpoint.size, leaf_hash=hash_leaf(leaf), proof=hashes, root=checkpoint.root)
-
-
-def _read_found(leaf: bytes, *, index: int, algorithm: str, digest: bytes) -> Entry | None:
-    """The entry in a leaf, which does speak of the digest and whose signature verifies; None if its kind is unknown."""
-    try:
-        entry = parse_entry(leaf)
-    except UnsupportedError:
-        return None
-    if all(artifact.digests.get(algorithm) != digest for artifact in entry.artifacts):
-        raise RefusedError(f"entry {index} does not speak of this digest, though the log says so")
-    try:
-        verify_entry(entry)
-    except RefusedError as exc:
-        raise RefusedError(f"entry {index}: {exc}") from exc
-    return entry

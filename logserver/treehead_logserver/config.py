@@ -29,6 +29,7 @@ class Limits:
         find_entries_max, page_bytes_max: entries, and bytes of entries, in one page of FindEntries.
         chunk_entries_max, chunk_bytes_max: entries, and bytes of entries, in one message of GetEntries.
         commit_entries_max, commit_bytes_max: entries, and bytes of entries, in one transaction (one batch always fits).
+        commit_terms_max: what these entries are found by, all together, likewise.
         queue_entries_max, queue_bytes_max: entries, and bytes of entries, that wait to be checked; as many again may
             wait to be logged.
         checkers: processes that check entries.
@@ -58,6 +59,7 @@ class Limits:
     chunk_bytes_max: int = 262_144
     commit_entries_max: int = 4_096
     commit_bytes_max: int = 16_777_216
+    commit_terms_max: int = 32_768
     queue_entries_max: int = 16_384
     queue_bytes_max: int = 67_108_864
     checkers: int = 2

@@ -12,11 +12,11 @@ from hashlib import sha256
 
 from treehead.entry import Entry, parse_entry, verify_entry
 from treehead.errors import MalformedError, SignatureError, UnsupportedError
+from treehead.lookup import terms_of
 from treehead.merkle import hash_leaf
 from treehead_logserver.kinds import OPAQUE
 from treehead_logserver.rules import AdmissionRules
 from treehead_logserver.storage.base import Candidate
-from treehead_logserver.terms import terms_of
 
 
 def admit_leaf(leaf: bytes, *, rules: AdmissionRules) -> Candidate:

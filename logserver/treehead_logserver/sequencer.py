@@ -141,12 +141,18 @@ class Sequencer:
     def _next_group(self) -> list[_Submission]:
         """The submissions that wait, up to the bounds of a commit, but at least one."""
         group: list[_Submission] = []
-        entries = size_bytes = 0
+        limits = self._limits
+        entries = size_bytes = terms = 0
         while self._queue:
-            leaves = self._queue[0].leaves
-            entries += len(leaves)
-            size_bytes += sum(map(len, leaves))
-            if group and (entries > self._limits.commit_entries_max or size_bytes > self._limits.commit_bytes_max):
+            submission = self._queue[0]
+            entries += len(submission.leaves)
+            size_bytes += sum(map(len, submission.leaves))
+            terms += sum([len(candidate.terms) for candidate in submission.candidates])
+            if group and (
+                entries > limits.commit_entries_max
+                or size_bytes > limits.commit_bytes_max
+                or terms > limits.commit_terms_max
+            ):
                 break
             group.append(self._queue.popleft())
         return group

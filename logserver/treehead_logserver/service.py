@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 from treehead.entry import KINDS
 from treehead.errors import MalformedError, StorageError, TreeheadError, UnsupportedError, UntrustedError
 from treehead.keys import VerifierKey, format_vkey
+from treehead.lookup import digest_term, name_term, purl_term, signer_term
 from treehead.merkle import HASH_BYTES
 from treehead.v1 import log_pb2, log_pb2_grpc
 from treehead.wire import status_of
@@ -38,7 +39,6 @@ from treehead_logserver.publisher import Publisher
 from treehead_logserver.quota import Quotas
 from treehead_logserver.rules import AdmissionRules
 from treehead_logserver.storage.base import Placed, Reading, Term
-from treehead_logserver.terms import digest_term, name_term, purl_term, signer_term
 from treehead_logserver.witness.panel import Panel
 
 if TYPE_CHECKING:

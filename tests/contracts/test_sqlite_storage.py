@@ -27,10 +27,11 @@ from tests.contracts.storage_suite import (
     state_at,
 )
 from tests.contracts.version_1 import create_version_1
-from tests.unit.library.specimens import LOG_KEY, attestation_leaf, hashedrekord_leaf
+from tests.unit.library.specimens import LOG_KEY, P256_PUBLISHER, attestation_leaf, hashedrekord_leaf
 from tests.unit.logserver.parts import SIGNER
 from treehead.entry import parse_entry
 from treehead.errors import StorageError
+from treehead.lookup import signer_term, terms_of
 from treehead.merkle import hash_leaf
 from treehead.sqlite import connect
 from treehead.tile import TILE_BYTES, ExpandedTile, TileId
@@ -39,7 +40,6 @@ from treehead_logserver.storage import lookups, sqlite
 from treehead_logserver.storage.base import Placed, Storage, TreeState, UnknownOutcomeError
 from treehead_logserver.storage.schema import SCHEMA, read_unmarked_checkpoint
 from treehead_logserver.storage.sqlite import SqliteStorage, create_database
-from treehead_logserver.terms import terms_of
 
 NAME = "log.sqlite"
 
@@ -409,8 +409,9 @@ async def test_what_a_crash_left_is_not_recovered_under_the_eyes_of_another_proc
 
 # --- versions --------------------------------------------------------------------------------------------------------
 
-OLD_LEAVES = [b"leaf %d" % number for number in range(600)]
-OLD_ENTRIES = [(leaf, [sha256_of(leaf), sha256_of(b"all")]) for leaf in OLD_LEAVES]
+OLD_CONTENTS = [b"content %d" % number for number in range(600)]
+OLD_LEAVES = [hashedrekord_leaf(content) for content in OLD_CONTENTS]
+OLD_ENTRIES = [(leaf, [sha256_of(content)]) for leaf, content in zip(OLD_LEAVES, OLD_CONTENTS, strict=True)]
 
 
 async def test_a_file_of_version_1_becomes_one_of_this_version_with_all_that_was_in_it(tmp_path: Path) -> None:
@@ -423,12 +424,14 @@ async def test_a_file_of_version_1_becomes_one_of_this_version_with_all_that_was
         assert (state.size, state.checkpoint) == (600, expected)
         edge = await recover_edge(storage, state, vkey=LOG_KEY)
         assert edge.size == 600
-        assert await storage.read_leaves(first_index=0, end_index=600, bytes_max=10**6) == OLD_LEAVES
+        assert await storage.read_leaves(first_index=0, end_index=600, bytes_max=10**7) == OLD_LEAVES
         for index in (0, 255, 256, 599):
             leaf = OLD_LEAVES[index]
             assert await storage.find_leaf(hash_leaf(leaf)) == index
-            assert await storage.find_term(sha256_of(leaf), first_index=0, end_index=600, count_max=9) == [index]
-        assert await storage.find_term(sha256_of(b"all"), first_index=0, end_index=600, count_max=3) == [0, 1, 2]
+            term = sha256_of(OLD_CONTENTS[index])
+            assert await storage.find_term(term, first_index=0, end_index=600, count_max=9) == [index]
+        by_signer = signer_term(P256_PUBLISHER.public.spki)
+        assert await storage.find_term(by_signer, first_index=0, end_index=600, count_max=3) == [0, 1, 2]
         assert await append(storage, candidates(OLD_LEAVES[7]), Extender()) == [Placed(7, True)]
         await storage.close()
     assert read_unmarked_checkpoint(path) is None, "a file of this version has a mark beside it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +13,7 @@ import grpc
 import pytest
 
 from tests.attack.desk import babbling
-from tests.processes import Finished, LogProcess, create_log, run_module
+from tests.processes import EXIT_SECONDS_MAX, Finished, LogProcess, create_log, run_module
 from tests.unit.library.specimens import (
     LOG_KEY,
     ORIGIN,
@@ -23,12 +24,14 @@ from tests.unit.library.specimens import (
     head_of,
     statement,
 )
+from treehead.checkpoint import parse_checkpoint
+from treehead.errors import TreeheadError
 from treehead.keys import NoteKeyType, format_private_key, format_vkey, parse_public_key
-from treehead.note import format_note
+from treehead.note import format_note, parse_note
 from treehead.tlogproof import TlogProof, parse_proof
 from treehead.v1 import log_pb2
-from treehead.v1.log_pb2_grpc import LogServicer, add_LogServicer_to_server
-from treehead.wire import SERVER_OPTIONS
+from treehead.v1.log_pb2_grpc import LogServicer, LogStub, add_LogServicer_to_server
+from treehead.wire import CHANNEL_OPTIONS, SERVER_OPTIONS
 
 WHEEL = "acme_tool-1.0-py3-none-any.whl"
 
@@ -65,6 +68,17 @@ class Publisher:
             self.folder / "state",
         ]
         return await self.treehead("verify", *files, *options)
+
+    async def find(self, query: str, *more: str) -> Finished:
+        return await self.treehead("find", query, "--log", self.log, "--policy", self.folder / "policy", *more)
+
+    async def wait_until_published(self, *files: Path) -> None:
+        """Returns when the log shows to everyone a tree with the entries of these files, which are signed."""
+        request = log_pb2.AddEntriesRequest(
+            leaves=[proof_beside(file).extra or b"" for file in files], wait=log_pb2.WAIT_WITNESSED
+        )
+        async with grpc.aio.insecure_channel(self.log, options=CHANNEL_OPTIONS) as channel:
+            await LogStub(channel).AddEntries(request, timeout=EXIT_SECONDS_MAX)
 
     def file(self, name: str, content: bytes) -> Path:
         path = self.folder / name
@@ -110,15 +124,26 @@ async def test_what_was_signed_is_verified_and_found(publisher: Publisher) -> No
     verified = await publisher.verify(wheel, model)
     assert (verified.exit_code, verified.stderr) == (0, "")
     assert [line.split()[0] for line in verified.stdout.splitlines()] == ["verified", "verified"]
-    digest = f"sha256:{sha256(b'wheel').hexdigest()}"
-    found = await publisher.treehead(
-        "find", digest, "--log", publisher.log, "--policy", publisher.folder / "policy", "--json"
-    )
-    assert (found.exit_code, found.stderr) == (0, "")
-    (entry,) = map(json.loads, found.stdout.splitlines())
-    assert (entry["name"], entry["signer"]) == ("pkg:pypi/acme-tool@1.0", str(PUBLISHER.public))
-    unchecked = await publisher.treehead("find", digest, "--log", publisher.log)
-    assert unchecked.stdout == f"{entry['index']} attestation/0.0.1 pkg:pypi/acme-tool@1.0 signer {PUBLISHER.public}\n"
+    await publisher.wait_until_published(wheel, model)
+    index = proof_beside(wheel).index
+    line = f"{index} attestation/0.0.1 pkg:pypi/acme-tool@1.0 signer {PUBLISHER.public}\n"
+    complete = f"treehead: log {publisher.log} says that these are all up to size 2\n"
+    for query in (
+        f"sha256:{sha256(b'wheel').hexdigest()}",
+        f"name:{WHEEL}",
+        "pkg:pypi/acme-tool@1.0",
+        "pkg:pypi/acme-tool",
+    ):
+        found = await publisher.find(query)
+        assert (found.exit_code, found.stdout, found.stderr) == (0, line, complete)
+    found = await publisher.find(str(PUBLISHER.public), "--json")
+    assert (found.exit_code, found.stderr) == (0, complete)
+    *entries, end = map(json.loads, found.stdout.splitlines())
+    assert {entry["name"] for entry in entries} == {"pkg:pypi/acme-tool@1.0", "pkg:generic/model.bin"}
+    assert {entry["signer"] for entry in entries} == {str(PUBLISHER.public)}
+    assert end == {"entries": 2, "all_up_to_size": 2}
+    unchecked = await publisher.treehead("find", "pkg:pypi/acme-tool", "--log", publisher.log)
+    assert unchecked.stdout == line
     assert "without --policy" in unchecked.stderr
 
 
@@ -140,21 +165,26 @@ async def test_signing_again_keeps_the_index_and_renews_the_proof(publisher: Pub
 async def test_every_entry_of_a_file_is_found_page_by_page(publisher: Publisher) -> None:
     files = [publisher.file(f"copy-{number}.bin", b"same bytes") for number in range(70)]
     assert (await publisher.sign(*files)).exit_code == 0
-    digest = f"sha256:{sha256(b'same bytes').hexdigest()}"
-    found = await publisher.treehead("find", digest, "--log", publisher.log, "--policy", publisher.folder / "policy")
-    assert found.exit_code == 0
-    assert [line.split()[0] for line in found.stdout.splitlines()] == [str(index) for index in range(70)]
+    await publisher.wait_until_published(*files)
+    for query in (f"sha256:{sha256(b'same bytes').hexdigest()}", str(PUBLISHER.public)):
+        found = await publisher.find(query)
+        assert found.exit_code == 0
+        assert [line.split()[0] for line in found.stdout.splitlines()] == [str(index) for index in range(70)]
 
 
 async def test_nothing_found_is_no_answer(publisher: Publisher) -> None:
-    found = await publisher.treehead("find", f"sha256:{'0' * 64}", "--log", publisher.log)
-    assert (found.exit_code, found.stdout) == (3, "")
-    assert "which proves nothing" in found.stderr
+    for query in (f"sha256:{'0' * 64}", "md5:00", "name:other", "pkg:pypi/other", str(OTHER_LOG.public)):
+        found = await publisher.find(query)
+        assert (found.exit_code, found.stdout) == (3, "")
+        assert "says that no entry up to size 0 is found" in found.stderr
+        assert "which proves nothing" in found.stderr
+    found = await publisher.find("md5:00", "--json")
+    assert (found.exit_code, json.loads(found.stdout)) == (3, {"entries": 0, "all_up_to_size": 0})
 
 
-@pytest.mark.parametrize("digest", ["", "sha256", "sha256:", "sha256:00", f"sha256:{'0' * 63}G", f"md5:{'0' * 32}"])
-async def test_a_digest_that_is_none_is_a_usage_error(digest: str) -> None:
-    found = await run_module("treehead_client", "find", digest, "--log", "127.0.0.1:9")
+@pytest.mark.parametrize("query", ["", "sha256", "sha256:00", "name:", "pkg:pypi/Acme_Tool", "ed25519:AA", "\x1b:00"])
+async def test_a_query_that_is_none_is_a_usage_error(query: str) -> None:
+    found = await run_module("treehead_client", "find", query, "--log", "127.0.0.1:9")
     assert (found.exit_code, found.stdout) == (2, "")
     assert found.stderr.count("\n") == 1
 
@@ -173,6 +203,7 @@ async def test_a_policy_that_demands_witnesses_is_said_to_be_unmet(publisher: Pu
 async def test_an_encrypted_key_needs_its_passphrase(publisher: Publisher) -> None:
     key, passphrase = publisher.folder / "key", publisher.folder / "passphrase"
     key.unlink()
+    passphrase.touch(mode=0o600)
     passphrase.write_text("correct horse\n")
     made = await publisher.treehead("keygen", "--out", key, "--type", "p256", "--passphrase-file", passphrase)
     assert (made.exit_code, made.stderr) == (0, "")
@@ -247,7 +278,12 @@ class LyingLog(LogServicer):
         leaf = attestation_leaf(statement())
         proof = self.answer(leaf)
         entry = log_pb2.FoundEntry(leaf=leaf, leaf_index=proof.leaf_index, hashes=proof.hashes)
-        return log_pb2.FindEntriesResponse(entries=[entry], checkpoint=proof.checkpoint, more=True)
+        size = 0
+        with suppress(TreeheadError):
+            size = parse_checkpoint(parse_note(proof.checkpoint).text).size
+        return log_pb2.FindEntriesResponse(
+            entries=[entry], checkpoint=proof.checkpoint, more=True, tree_size=size, next_index=1
+        )
 
 
 @pytest.fixture
@@ -358,7 +394,7 @@ async def test_a_log_that_finds_the_entry_of_another_file_is_refused(
     publisher = furnish(tmp_path, vkey=format_vkey(LOG_KEY), log=lying_log(honest))
     found = await publisher.treehead("find", f"sha256:{'0' * 64}", "--log", publisher.log)
     assert (found.exit_code, found.stdout) == (1, "")
-    assert "does not speak of this digest" in found.stderr
+    assert "sent entry 0, which is not found by" in found.stderr
 
 
 async def test_a_log_that_repeats_a_page_for_ever_is_refused(

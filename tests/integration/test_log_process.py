@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.contracts.version_1 import create_version_1
 from tests.processes import Finished, LogProcess, create_log, run_module
-from tests.unit.library.specimens import hashedrekord_leaf
+from tests.unit.library.specimens import P256_PUBLISHER, hashedrekord_leaf
 from treehead.checkpoint import open_checkpoint
 from treehead.keys import parse_private_key, parse_vkey
 from treehead.v1 import log_pb2
@@ -85,7 +85,7 @@ async def test_init_refuses_an_origin_with_a_space(tmp_path: Path) -> None:
     assert not (tmp_path / "log").exists()
 
 
-@pytest.mark.parametrize("command", [["vkey"], ["serve", "--grpc", "127.0.0.1:0"]])
+@pytest.mark.parametrize("command", [["vkey"], ["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]])
 async def test_a_directory_without_a_log_is_a_mistake_of_the_caller(tmp_path: Path, command: list[str]) -> None:
     refused = await treehead_log(command[0], "--data", tmp_path / "none", *command[1:])
     assert f"{tmp_path / 'none'} holds no log" in complaint(refused, exit_code=2)
@@ -133,6 +133,7 @@ async def test_without_the_extra_the_command_says_which_one_it_needs(tmp_path: P
 
 
 async def test_an_encrypted_key_needs_its_passphrase(tmp_path: Path) -> None:
+    (tmp_path / "passphrase").touch(mode=0o600)
     (tmp_path / "passphrase").write_text("secret\n")
     data, option = tmp_path / "log", ("--passphrase-file", tmp_path / "passphrase")
     made = await treehead_log("init", "--data", data, "--origin", ORIGIN, *option)
@@ -142,33 +143,35 @@ async def test_an_encrypted_key_needs_its_passphrase(tmp_path: Path) -> None:
         assert "secret" not in log.stderr
     async with LogProcess(data, environment={"TREEHEAD_PASSPHRASE": "secret"}):
         pass
-    without = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0")
+    without = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
     assert "passphrase" in complaint(without, exit_code=2)
-    wrong = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0", TREEHEAD_PASSPHRASE="wrong")
+    wrong = await treehead_log(
+        "serve", "--data", data, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", TREEHEAD_PASSPHRASE="wrong"
+    )
     assert "passphrase" in complaint(wrong, exit_code=2)
     assert (await treehead_log("vkey", "--data", data)).stdout == made.stdout
 
 
 async def test_a_key_that_others_can_read_is_not_used(data: Path) -> None:
     (data / "key.pem").chmod(0o640)
-    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0")
+    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
     assert "chmod 600" in complaint(refused, exit_code=2)
 
 
 async def test_an_address_that_others_reach_needs_insecure(data: Path) -> None:
-    refused = await treehead_log("serve", "--data", data, "--grpc", "0.0.0.0:0")
+    refused = await treehead_log("serve", "--data", data, "--grpc", "0.0.0.0:0", "--http", "127.0.0.1:0")
     assert "--insecure" in complaint(refused, exit_code=2)
 
 
 async def test_a_second_server_on_the_same_data_is_refused(log: LogProcess) -> None:
-    second = await treehead_log("serve", "--data", log.data, "--grpc", "127.0.0.1:0")
+    second = await treehead_log("serve", "--data", log.data, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
     assert "in use by another process" in complaint(second, exit_code=1)
     assert (await add(log.address, hashedrekord_leaf()))[0].proof.leaf_index == 0
 
 
 async def test_a_second_server_on_the_same_port_is_refused(log: LogProcess, tmp_path: Path) -> None:
     await create_log(tmp_path / "second", origin=ORIGIN)
-    second = await treehead_log("serve", "--data", tmp_path / "second", "--grpc", log.address)
+    second = await treehead_log("serve", "--data", tmp_path / "second", "--grpc", log.address, "--http", "127.0.0.1:0")
     (last,) = [line for line in complaint(second, exit_code=1).splitlines() if line.startswith("treehead-log: ")]
     assert f"cannot listen on {log.address}" in last
     assert (await add(log.address, hashedrekord_leaf()))[0].proof.leaf_index == 0
@@ -176,14 +179,14 @@ async def test_a_second_server_on_the_same_port_is_refused(log: LogProcess, tmp_
 
 async def test_a_damaged_log_is_not_served(data: Path) -> None:
     (data / "log.sqlite").write_bytes(b"no database at all" * 1_000)
-    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0")
+    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
     assert "log.sqlite" in complaint(refused, exit_code=1)
 
 
 async def test_another_logs_key_is_not_used(data: Path, tmp_path: Path) -> None:
     await create_log(tmp_path / "other", origin=ORIGIN)
     (tmp_path / "other" / "key.pem").replace(data / "key.pem")
-    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0")
+    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
     assert "is not the key that" in complaint(refused, exit_code=2)
 
 
@@ -261,7 +264,7 @@ async def test_a_database_that_was_put_back_is_not_served(data: Path, tmp_path: 
     shutil.copy(data / "log.sqlite", tmp_path / "newer")
 
     shutil.copy(tmp_path / "older", data / "log.sqlite")
-    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0")
+    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
     said = complaint(refused, exit_code=1).splitlines()[-1]
     assert "has 2 entries, but this log has signed a tree of 4" in said
     assert said.endswith(f"treehead-log recover --data {data} says what to do")
@@ -273,7 +276,7 @@ async def test_a_database_that_was_put_back_is_not_served(data: Path, tmp_path: 
 
 async def test_a_log_without_its_mark_is_not_served(data: Path) -> None:
     (data / "high-water").unlink()
-    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0")
+    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
     said = complaint(refused, exit_code=1).splitlines()[-1]
     assert f"there is no high-water mark {data / 'high-water'}" in said
     assert said.endswith(f"treehead-log recover --data {data} says what to do")
@@ -296,9 +299,12 @@ async def test_a_log_of_version_1_is_served_and_has_a_mark_from_then_on(data: Pa
             (response,) = await add(log.address, leaves[217])
             assert (response.proof.leaf_index, response.duplicate) == (217, True)
             async with grpc.aio.insecure_channel(log.address) as channel:
-                request = log_pb2.FindEntriesRequest(algorithm="sha256", digest=terms[5].value)
-                found = await LogStub(channel).FindEntries(request, timeout=DEADLINE_SECONDS)
-            assert [entry.leaf_index for entry in found.entries] == [5]
+                request = log_pb2.FindEntriesRequest(digest=log_pb2.Digest(algorithm="sha256", value=terms[5].value))
+                by_digest = await LogStub(channel).FindEntries(request, timeout=DEADLINE_SECONDS)
+                request = log_pb2.FindEntriesRequest(signer=P256_PUBLISHER.public.spki, first_index=280)
+                by_signer = await LogStub(channel).FindEntries(request, timeout=DEADLINE_SECONDS)
+            assert [entry.leaf_index for entry in by_digest.entries] == [5]
+            assert [entry.leaf_index for entry in by_signer.entries] == list(range(280, 300))
             assert await log.stop() == 0
     assert read_mark(data / "high-water", vkey=parse_vkey((data / "vkey").read_text().strip())).size == 300
 
@@ -327,5 +333,7 @@ async def test_a_log_takes_the_kinds_that_are_switched_on(data: Path) -> None:
 
 
 async def test_a_kind_that_is_not_known_is_refused(data: Path) -> None:
-    refused = await treehead_log("serve", "--data", data, "--grpc", "127.0.0.1:0", "--kind", "opake")
+    refused = await treehead_log(
+        "serve", "--data", data, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--kind", "opake"
+    )
     assert "--kind is one of attestation, hashedrekord, opaque" in complaint(refused, exit_code=2)

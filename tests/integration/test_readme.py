@@ -45,7 +45,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def script(steps: list[Step]) -> str:
-    """The tour for bash. A server that goes into the background is waited for until it has printed its line."""
+    """The tour for bash. A server that goes into the background is waited for until it has printed its lines."""
     lines = []
     for number, step in enumerate(steps):
         command = step.command
@@ -56,7 +56,7 @@ def script(steps: list[Step]) -> str:
         elif command.endswith(" &"):
             pipe = f"pipe{number}"
             command = f"mkfifo {pipe}; {command.removesuffix(' &')} >{pipe} & exec {number + 10}<{pipe}\n"
-            command += f'read -r -t 30 line <&{number + 10}; echo "$line"'
+            command += f'read -r -t 30 line <&{number + 10}; echo "$line"\n' * len(step.shown)
         lines += [f"echo '{MARK} {number}'", command]
     return "\n".join(lines) + "\n"
 

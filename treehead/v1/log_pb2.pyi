@@ -482,7 +482,7 @@ class FindEntriesRequest(_message.Message):
     signer: _builtins.bytes
     """The public key of the signer, as SubjectPublicKeyInfo in DER; for an entry with a certificate, the key in it."""
     first_index: _builtins.int
-    """Leaves out entries before this index; for the next page, the last index seen plus one."""
+    """Leaves out entries before this index; for the next page, next_index of the one before."""
     @_builtins.property
     def digest(self) -> Global___Digest:
         """Any digest of a subject, whatever its algorithm."""

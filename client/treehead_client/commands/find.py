@@ -1,4 +1,4 @@
-"""`treehead find`: what a log holds about an artifact."""
+"""`treehead find`: what a log holds about an artifact, a package or a signer."""
 
 from __future__ import annotations
 
@@ -7,54 +7,75 @@ import json
 from argparse import ArgumentParser, Namespace
 
 from treehead.display import printable, printable_name
-from treehead.encoding import parse_hex
-from treehead.errors import MalformedError, UndecidedError, UsageError
-from treehead.policy import Policy
-from treehead.statement import DIGEST_BYTES
-from treehead_client.log import Found, Log
-from treehead_client.options import add_log, add_policy, add_timeout, read_policy
+from treehead.errors import MisbehaviourError, StorageError, UndecidedError, UsageError
+from treehead_client.log import Log
+from treehead_client.memory import Memory
+from treehead_client.options import add_log, add_policy, add_state, add_timeout, read_policy, read_tls, state_directory
+from treehead_client.query import parse_query
+from treehead_client.search import Found, Search
 from treehead_client.terminal import say
 from treehead_client.verdict import EXIT_OK
 
 
 def configure(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("digest", metavar="sha256:HEX", help="the artifact's digest; sha512:HEX will do, too")
+    parser.add_argument(
+        "query",
+        metavar="QUERY",
+        help="a digest (sha256:HEX, or of another algorithm), a file's name (name:FILE), a package URL with a version "
+        "or for all versions (pkg:TYPE/NAME@VERSION, pkg:TYPE/NAME), or a signer's public key (ed25519:BASE64)",
+    )
     add_log(parser)
     add_policy(parser, required=False)
+    add_state(parser)
     add_timeout(parser, default_s=30, help="seconds to wait for each answer")
-    parser.add_argument("--json", action="store_true", help="print a JSON object for each entry")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each entry, and one at the end")
 
 
 def run(arguments: Namespace) -> int:
     """Print the entries, in the log's order. That a log finds none proves nothing, and ends with 3."""
-    algorithm, digest = _parse_digest(arguments.digest)
+    query = parse_query(arguments.query)
     if arguments.policy is None:
         say("without --policy the log's signature is not checked: the entries are what this address says they are")
     policy = None if arguments.policy is None else read_policy(arguments.policy)
-    count = asyncio.run(_print_entries(arguments, algorithm, digest, policy))
+    search = Search(query, policy=policy, peer=f"log {arguments.log}")
+    try:
+        count = asyncio.run(_print_entries(arguments, search))
+    except MisbehaviourError as exc:
+        _keep(exc, search, state=arguments.state)
+        raise
+    size = 0 if search.checkpoint is None else search.checkpoint.size
+    if arguments.json:
+        print(json.dumps({"entries": count, "all_up_to_size": size}), flush=True)
     if count == 0:
-        raise UndecidedError(f"log {arguments.log} finds no entry for {arguments.digest}, which proves nothing")
+        raise UndecidedError(
+            f"log {arguments.log} says that no entry up to size {size} is found by {query.text}, which proves nothing"
+        )
+    say(f"log {arguments.log} says that these are all up to size {size}")
     return EXIT_OK
 
 
-def _parse_digest(text: str) -> tuple[str, bytes]:
-    algorithm, _, encoded = text.partition(":")
-    if algorithm not in DIGEST_BYTES:
-        raise UsageError(f"{text!r} is not {' or '.join(f'{name}:HEX' for name in DIGEST_BYTES)}")
-    try:
-        return algorithm, parse_hex(encoded, what=f"{algorithm} digest", length=DIGEST_BYTES[algorithm])
-    except MalformedError as exc:
-        raise UsageError(str(exc)) from exc
-
-
-async def _print_entries(arguments: Namespace, algorithm: str, digest: bytes, policy: Policy | None) -> int:
+async def _print_entries(arguments: Namespace, search: Search) -> int:
     count = 0
-    async with Log(arguments.log, timeout_s=arguments.timeout_s) as log:
-        async for found in log.find(algorithm=algorithm, digest=digest, policy=policy):
-            print(_format_json(found) if arguments.json else _format_line(found), flush=True)
-            count += 1
+    tls = read_tls(arguments, addresses=[arguments.log])
+    async with Log(arguments.log, tls=tls, timeout_s=arguments.timeout_s) as log:
+        async for page in log.find(search):
+            for found in page:
+                print(_format_json(found) if arguments.json else _format_line(found), flush=True)
+            count += len(page)
     return count
+
+
+def _keep(error: MisbehaviourError, search: Search, *, state: str | None) -> None:
+    """Keep the evidence where verifications will heed it."""
+    if search.head is None:
+        return
+    try:
+        path = Memory(state_directory(state)).keep_evidence(error.evidence, log=search.head.log)
+    except (StorageError, UsageError) as exc:
+        say(f"warning: the evidence could not be kept: {exc}")
+    else:
+        say(f"evidence: {path}")
 
 
 def _format_line(found: Found) -> str:

@@ -2,7 +2,7 @@
 
 An entry is taken through admission again, signature and all, for only an entry whose signature verifies is found by
 more than its hash. That takes most of the time of a check, and is done by a few threads: `cryptography` lets go of the
-interpreter's lock while it verifies. Which kinds the log took is not known here; one that takes any bytes is assumed.
+interpreter's lock while it verifies. Which rules the log had is not known here; one that takes any bytes is assumed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from treehead.tile import TILE_WIDTH
 from treehead_logserver.fsck.findings import Findings
 from treehead_logserver.kinds import ALL_KINDS
 from treehead_logserver.leaf import admit_leaf
+from treehead_logserver.rules import AdmissionRules
 from treehead_logserver.snapshot import READ_ERRORS
 from treehead_logserver.storage.base import Candidate
 
 THREADS_MAX = 4
 """Parsing holds the lock, so that more of them gain nothing."""
+
+_ANYTHING = AdmissionRules(kinds=ALL_KINDS)
 
 _AHEAD = 2
 """Chunks that wait for each thread. The entries of a chunk have 16 MB at most."""
@@ -58,7 +61,7 @@ def _derived(first: int, leaves: Sequence[bytes | None]) -> tuple[Chunk, list[tu
     refused = []
     for index, leaf in enumerate(leaves, first):
         try:
-            candidates.append(None if leaf is None else admit_leaf(leaf, kinds=ALL_KINDS))
+            candidates.append(None if leaf is None else admit_leaf(leaf, rules=_ANYTHING))
         except TreeheadError as exc:
             candidates.append(None)
             refused.append((index, str(exc)))

@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterator, Sequence, Set
 from hashlib import sha256
 from itertools import groupby
 
+from treehead.lookup import NAME, PURL, SIGNER, Term
 from treehead.merkle import hash_leaf
 from treehead_logserver.fsck.derivation import Chunk
 from treehead_logserver.fsck.findings import Findings
@@ -37,6 +38,7 @@ _RANGES = 1 << _RANGE_BITS
 _SHIFT = 64 - _RANGE_BITS
 _SECRET_BYTES = 16
 _PAIR = struct.Struct(">qq")
+_NOUNS = {NAME: "a name", PURL: "a package URL", SIGNER: "its signer"}
 
 _SELECT = "select key, leaf_index from lookups where key >= ? order by key, leaf_index"
 
@@ -192,34 +194,52 @@ class Comparison:
 
 
 class _Twins:
-    """Looks for two entries that are the same, among those that are found by the same key."""
+    """Looks for two entries that are the same, among those that are found by the same key.
+
+    By a package or a signer, nearly all entries of a log may be found. So of each key the first entry is looked at, and
+    the others only if the key is that of its hash: then they are the same, or else some have a term whose key happens
+    to be that, too.
+    """
 
     def __init__(self, connection: sqlite3.Connection, findings: Findings) -> None:
         self._connection = connection
         self._findings = findings
         self._key: int | None = None
+        self._is_of_hash: bool | None = None
         self._index_of: dict[bytes, int] = {}
 
     def look(self, key: int, index: int, *, after: Pair) -> None:
         """An entry is found by a key, as is that of the row before, `after`."""
         if key != self._key:
-            self._key, self._index_of = key, {}
+            self._begin(key)
             self._look(after[1])
         self._look(index)
 
     def look_up(self, key: int, indices: Sequence[int]) -> None:
-        """Some entries are found by a key, and besides them those that `lookups` has for it."""
+        """Some entries are found by a key, in order, and besides them those that `lookups` has for it."""
+        self._begin(key)
+        first = self._stored(key, count_max=1)
+        if len({*first, *indices}) > 1:
+            self._look(min([*first, indices[0]]))
+            if self._is_of_hash is not False:
+                for index in sorted({*indices, *self._stored(key)}):
+                    self._look(index)
+
+    def _begin(self, key: int) -> None:
+        self._key, self._is_of_hash, self._index_of = key, None, {}
+
+    def _stored(self, key: int, *, count_max: int = -1) -> Sequence[int]:
+        """The first entries that `lookups` has for a key, by default all."""
+        select = "select leaf_index from lookups where key = ? order by leaf_index limit ?"
         try:
-            rows = self._connection.execute("select leaf_index from lookups where key = ?", (key,)).fetchall()
+            rows = self._connection.execute(select, (key, count_max)).fetchall()
         except READ_ERRORS:
-            return  # which is found elsewhere
-        found = {*indices, *(index for (index,) in rows if isinstance(index, int))}
-        if len(found) > 1:
-            self._key, self._index_of = key, {}
-            for index in sorted(found):
-                self._look(index)
+            return ()  # which is found elsewhere
+        return [index for (index,) in rows if isinstance(index, int)]
 
     def _look(self, index: int) -> None:
+        if self._is_of_hash is False:
+            return
         try:
             row = self._connection.execute("select leaf from entries where leaf_index = ?", (index,)).fetchone()
         except READ_ERRORS:
@@ -227,7 +247,10 @@ class _Twins:
         if row is None or not isinstance(row[0], bytes):
             return
         leaf_hash = hash_leaf(row[0])
-        if key_of_leaf(leaf_hash) == self._key and (first := self._index_of.setdefault(leaf_hash, index)) != index:
+        is_of_hash = key_of_leaf(leaf_hash) == self._key
+        if self._is_of_hash is None:
+            self._is_of_hash = is_of_hash
+        if is_of_hash and (first := self._index_of.setdefault(leaf_hash, index)) != index:
             self._findings.add(f"entry {index}", f"is the same as entry {first}")
 
 
@@ -261,7 +284,7 @@ def _read_recent(connection: sqlite3.Connection, findings: Findings) -> tuple[se
 def _reason(candidate: Candidate, key: int) -> str:
     if key == key_of_leaf(candidate.leaf_hash):
         return "its hash"
-    return next(f"a {term.kind} digest" for term in sorted(candidate.terms) if key_of_term(term) == key)
+    return next(_describe(term) for term in sorted(candidate.terms) if key_of_term(term) == key)
 
 
 def _name(pair: Pair) -> str:
@@ -270,3 +293,8 @@ def _name(pair: Pair) -> str:
 
 def _hex(key: int) -> str:
     return f"{key % (1 << 64):016x}"
+
+
+def _describe(term: Term) -> str:
+    """What an entry is found by, in words; a digest by its algorithm."""
+    return _NOUNS.get(term.kind, f"a {term.kind} digest")

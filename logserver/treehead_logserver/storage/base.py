@@ -32,18 +32,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from treehead.errors import StorageError
+from treehead.lookup import Term as Term
 from treehead.tile import ExpandedTile, TileId
 
 
 class UnknownOutcomeError(StorageError):
     """The commit failed: the transaction is durable as a whole, or not there at all. The process must end."""
-
-
-class Term(NamedTuple):
-    """What an entry is found by. For an artifact's digest `kind` is the algorithm, spelled as in a statement."""
-
-    kind: str
-    value: bytes
 
 
 class Candidate(NamedTuple):

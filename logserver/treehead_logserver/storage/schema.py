@@ -18,19 +18,20 @@ import sqlite3
 from pathlib import Path
 from typing import cast
 
-from treehead.entry import parse_entry
-from treehead.errors import StorageError, TreeheadError
+from treehead.errors import StorageError
 from treehead.sqlite import Schema, read_version
 from treehead.tile import ExpandedTile, format_expanded_tile
+from treehead_logserver.kinds import ALL_KINDS
+from treehead_logserver.leaf import admit_leaf
+from treehead_logserver.rules import AdmissionRules
 from treehead_logserver.storage import lookups
-from treehead_logserver.storage.base import Term
-from treehead_logserver.terms import terms_of
+from treehead_logserver.storage.base import Candidate, Term
 
 _PUBLICATIONS = """
 create table publications (size integer primary key);
 create table notes (name text primary key, note blob not null) without rowid;
 """
-_ENTRIES_AT_ONCE = 16_384
+_PAIRS_AT_ONCE = 1_048_576
 
 
 def _from_version_1(connection: sqlite3.Connection) -> None:
@@ -50,21 +51,24 @@ def _from_version_1(connection: sqlite3.Connection) -> None:
 def _from_version_2(connection: sqlite3.Connection) -> None:
     for statement in filter(str.strip, _PUBLICATIONS.split(";")):
         connection.execute(statement)
-    first = 0
-    while rows := connection.execute(
-        "select leaf_index, leaf from entries where leaf_index >= ? order by leaf_index limit ?",
-        (first, _ENTRIES_AT_ONCE),
-    ).fetchall():
-        pairs = sorted((key, index) for index, leaf in rows for key in map(lookups.key_of_term, _terms_of_leaf(leaf)))
-        lookups.insert_pairs(connection, "insert or ignore into lookups", pairs)
-        first = rows[-1][0] + 1
+    connection.execute("delete from lookups")
+    connection.execute("delete from recent")
+    pairs: list[lookups.Pair] = []
+    for index, leaf in connection.execute("select leaf_index, leaf from entries order by leaf_index"):
+        pairs += [(key, index) for key in lookups.keys_of(_candidate(leaf))]
+        if len(pairs) >= _PAIRS_AT_ONCE:
+            _insert(connection, pairs)
+            pairs.clear()
+    _insert(connection, pairs)
 
 
-def _terms_of_leaf(leaf: bytes) -> frozenset[Term]:
-    try:
-        return terms_of(parse_entry(leaf))
-    except TreeheadError:
-        return frozenset()  # any bytes, in a log that takes them
+def _insert(connection: sqlite3.Connection, pairs: list[lookups.Pair]) -> None:
+    lookups.insert_pairs(connection, "insert or ignore into lookups", sorted(pairs))
+
+
+def _candidate(leaf: bytes) -> Candidate:
+    """What an entry that is in the log is found by now; as any bytes, if it would not be taken for an entry today."""
+    return admit_leaf(leaf, rules=AdmissionRules(kinds=ALL_KINDS))
 
 
 def _expanded(hashes: bytes) -> bytes:

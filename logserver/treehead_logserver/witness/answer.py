@@ -21,7 +21,7 @@ _EXCERPT_CHARS_MAX = 200
 
 _ADVICE = {
     400: "takes the request for malformed: one of the two programs has a defect",
-    403: "does not trust the key that signs this log's checkpoints: give its operator the log's verifier key",
+    403: "does not know this log, or not the key that signs its checkpoints: give its operator the log's verifier key",
     404: "does not know this log, or is not at this URL: register the log with it, or correct the URL in the policy",
     429: "has been asked too often: publish checkpoints less often",
     503: "is overloaded or being looked after: nothing can be done here, unless it stays so",

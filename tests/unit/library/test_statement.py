@@ -11,9 +11,11 @@ from packaging.utils import canonicalize_name
 from tests.unit.library.specimens import CONTENT, FILENAME, digests, release, statement
 from treehead.errors import MalformedError, TooLargeError
 from treehead.statement import (
+    DIGEST_CHARS_MAX,
     NAME_CHARS_MAX,
     RELEASE_PREDICATE,
     STATEMENT_TYPE,
+    SUBJECT_DIGESTS_MAX,
     SUBJECTS_MAX,
     Subject,
     format_purl,
@@ -45,6 +47,11 @@ def foreign(**changes: object) -> bytes:
     return json.dumps({name: value for name, value in document.items() if value is not None}).encode()
 
 
+def with_digest(**more: object) -> bytes:
+    """The same with one subject that has more digests."""
+    return foreign(subject=[{"name": "a", "digest": {"sha256": SHA256, **more}}])
+
+
 def test_a_release_statement_is_read_back_as_it_was_printed() -> None:
     parsed = parse_statement(statement())
     assert parsed.predicate_type == RELEASE_PREDICATE
@@ -59,6 +66,33 @@ def test_of_a_foreign_statement_subjects_and_type_are_read_and_nothing_else() ->
     assert parsed.release is None
     assert [subject.name for subject in parsed.subjects] == ["file 0", "file 1", "file 2"]
     assert parsed.subjects[0].digests == {"sha256": digests(CONTENT)["sha256"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("00ff", b"\0\xff"),
+        ("0", b"0"),
+        ("0FF", b"0FF"),
+        ("h1:4ZDq=/+", b"h1:4ZDq=/+"),
+        ("ü", "ü".encode()),
+        ("ab" * (DIGEST_CHARS_MAX // 2), b"\xab" * (DIGEST_CHARS_MAX // 2)),
+    ],
+)
+def test_digests_of_every_other_algorithm_are_read_apart_from_those_that_verifications_go_by(
+    text: str, value: bytes
+) -> None:
+    (subject,) = parse_statement(with_digest(**{"sha3_256.x-Y": text, "SHA256": "00"})).subjects
+    assert subject.digests == {"sha256": digests(CONTENT)["sha256"]}
+    assert subject.further_digests == {"sha3_256.x-Y": value, "SHA256": b"\0"}
+
+
+def test_as_many_digests_as_are_allowed_are_read() -> None:
+    more = {f"a{number}": "00" for number in range(SUBJECT_DIGESTS_MAX - 1)}
+    (subject,) = parse_statement(with_digest(**more)).subjects
+    assert subject.further_digests.keys() == more.keys()
+    both = {"sha256": SHA256, "a": "00"}
+    assert len(parse_statement(foreign(subject=[{"name": "a", "digest": both}] * 256)).subjects) == 256
 
 
 @pytest.mark.parametrize(
@@ -97,6 +131,32 @@ def test_of_a_foreign_statement_subjects_and_type_are_read_and_nothing_else() ->
             foreign(subject=[{"name": "a", "digest": {"sha256": SHA256, "sha512": SHA256}}]),
             "statement.subject[0].digest.sha512",
             id="short_digest",
+        ),
+        pytest.param(
+            foreign(subject=[{"name": "a", "digest": [SHA256]}]), "statement.subject[0].digest", id="digest_is_an_array"
+        ),
+        pytest.param(with_digest(sha1=17), "statement.subject[0].digest.sha1", id="digest_is_a_number"),
+        pytest.param(with_digest(sha1=None), "statement.subject[0].digest.sha1", id="digest_is_null"),
+        pytest.param(with_digest(sha1=""), "statement.subject[0].digest.sha1", id="empty_digest"),
+        pytest.param(with_digest(sha1="AB"), "statement.subject[0].digest.sha1", id="another_digest_in_upper_case"),
+        pytest.param(with_digest(sha1="aB01"), "statement.subject[0].digest.sha1", id="another_digest_in_mixed_case"),
+        pytest.param(with_digest(sha1="a\nb"), "statement.subject[0].digest.sha1", id="newline_in_a_digest"),
+        pytest.param(
+            with_digest(sha1="0" * (DIGEST_CHARS_MAX + 1)), "statement.subject[0].digest.sha1", id="long_digest"
+        ),
+        pytest.param(with_digest(**{"name:": "00"}), "statement.subject[0].digest.name:", id="colon_in_an_algorithm"),
+        pytest.param(with_digest(**{"": "00"}), "statement.subject[0].digest.", id="empty_algorithm"),
+        pytest.param(with_digest(**{"a\u202eb": "00"}), "statement.subject[0].digest.", id="right_to_left_algorithm"),
+        pytest.param(with_digest(**{"a" * 65: "00"}), "statement.subject[0].digest.a", id="long_algorithm"),
+        pytest.param(
+            with_digest(**{f"a{number}": "00" for number in range(SUBJECT_DIGESTS_MAX)}),
+            "statement.subject[0].digest",
+            id="too_many_digests",
+        ),
+        pytest.param(
+            foreign(subject=[{"name": "a", "digest": {"sha256": SHA256, "a": "0", "b": "0"}}] * 171),
+            "statement.subject has 513 digests",
+            id="too_many_digests_of_all_subjects",
         ),
         pytest.param(foreign(predicateType=None), "statement.predicateType", id="no_predicate_type"),
         pytest.param(foreign(predicateType=1), "statement.predicateType", id="numeric_predicate_type"),

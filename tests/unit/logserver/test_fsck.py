@@ -19,8 +19,18 @@ from types import SimpleNamespace
 import pytest
 
 from tests.contracts.version_1 import create_version_1
-from tests.unit.library.specimens import LOG_KEY, ORIGIN, OTHER_LOG, STRANGER, attestation_leaf
+from tests.unit.library.specimens import (
+    FILENAME,
+    LOG_KEY,
+    ORIGIN,
+    OTHER_LOG,
+    PUBLISHER,
+    STRANGER,
+    attestation_leaf,
+    hashedrekord_leaf,
+)
 from tests.unit.logserver.directory import (
+    ANYTHING,
     batches,
     contents,
     flip_in_row,
@@ -35,6 +45,7 @@ from tests.unit.logserver.parts import SIGNER, random_leaves
 from treehead.datadir import locked
 from treehead.encoding import format_base64
 from treehead.errors import StorageError, UsageError
+from treehead.lookup import name_term, purl_term, signer_term
 from treehead.merkle import hash_leaf
 from treehead.tile import EXPANDED_BYTES, TILE_BYTES, RightEdge
 from treehead_logserver.datadir import DataDirectory
@@ -42,11 +53,12 @@ from treehead_logserver.fsck import check, findings, lookups
 from treehead_logserver.fsck.report import Report, format_report, format_report_json
 from treehead_logserver.fsck.subject import check_copy, check_directory
 from treehead_logserver.highwater import SLOT_BYTES
-from treehead_logserver.kinds import ALL_KINDS
 from treehead_logserver.leaf import admit_leaf
 from treehead_logserver.progress import Progress
 from treehead_logserver.signer import Signer
 from treehead_logserver.storage import lookups as stored_lookups
+from treehead_logserver.storage.base import Term
+from treehead_logserver.storage.lookups import TABLES, key_of_term
 from treehead_logserver.storage.schema import SCHEMA
 from treehead_logserver.storage.sqlite import SqliteStorage
 
@@ -68,7 +80,7 @@ def told(report: Report) -> list[str]:
 async def template(tmp_path_factory: pytest.TempPathFactory) -> DataDirectory:
     """A log of 700 entries: two full tiles and a part, some look-up rows moved, some halfway, some not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stored_lookups, "RUN_PAIRS_MAX", 200)
+        patch.setattr(stored_lookups, "RUN_PAIRS_MAX", 220)
         leaves = mixed_leaves(SIZE, seed=4)
         return await made(tmp_path_factory.mktemp("template") / "log", *batches(leaves, 23))
 
@@ -102,6 +114,7 @@ def test_a_log_in_order_is_clean_and_counted(directory: DataDirectory) -> None:
     assert told(report) == []
     assert report.is_clean
     assert (report.size, report.entries, report.tiles, report.mark_size) == (SIZE, SIZE, 2, SIZE)
+    assert report.lookups is not None
     assert report.lookups > SIZE
     assert report.origin == ORIGIN
 
@@ -128,7 +141,7 @@ async def test_every_shape_of_tree_is_clean(tmp_path: Path) -> None:
 async def test_however_far_look_ups_are_moved_the_log_is_clean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commits: int
 ) -> None:
-    monkeypatch.setattr(stored_lookups, "RUN_PAIRS_MAX", 40)
+    monkeypatch.setattr(stored_lookups, "RUN_PAIRS_MAX", 220)
     directory = await made(tmp_path / "log", *batches(random_leaves(7 * commits, seed=6), 7))
     assert told(fsck(directory)) == []
 
@@ -153,7 +166,7 @@ async def test_a_log_of_version_1_is_clean_once_it_is_brought_up(tmp_path: Path)
     directory = make(tmp_path / "log")
     directory.database.unlink()
     leaves = mixed_leaves(400, seed=14)
-    entries = [(leaf, sorted(admit_leaf(leaf, kinds=ALL_KINDS).terms)) for leaf in leaves]
+    entries = [(leaf, sorted(admit_leaf(leaf, rules=ANYTHING).terms)) for leaf in leaves]
     create_version_1(directory.database, signer=SIGNER, entries=entries)
     await grow(directory, random_leaves(5, seed=15))
     report = fsck(directory)
@@ -384,6 +397,50 @@ async def test_entries_that_are_found_by_the_same_digest_are_not_the_same(tmp_pa
     assert told(fsck(directory)) == []
 
 
+@pytest.mark.parametrize(
+    ("term", "noun"),
+    [
+        (name_term(FILENAME), "a name"),
+        (purl_term("pkg:pypi/acme-tool@1.0"), "a package URL"),
+        (purl_term("pkg:pypi/acme-tool"), "a package URL"),
+        (signer_term(PUBLISHER.public.spki), "its signer"),
+    ],
+)
+def test_a_look_up_row_of_every_kind_is_missed(directory: DataDirectory, term: Term, noun: str) -> None:
+    key = key_of_term(term)
+    run_sql(directory.database, f"delete from lookups where key = {key} and leaf_index = 5")  # noqa: S608
+    row = f"look-up row {key % (1 << 64):016x} of entry 5"
+    assert told(fsck(directory)) == [f"{row}: is missing: the entry is not found by {noun}"]
+
+
+async def test_entries_that_are_there_twice_are_found_among_many_of_one_signer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaves = [hashedrekord_leaf(b"%d" % number) for number in range(20)]
+    for run_pairs_max in (2, 131_072):
+        monkeypatch.setattr(stored_lookups, "RUN_PAIRS_MAX", run_pairs_max)
+        with monkeypatch.context() as patch:
+            patch.setattr(SqliteStorage, "_find_leaves", lambda *_: {})
+            directory = await made(tmp_path / f"{run_pairs_max}", *batches([*leaves, leaves[4], leaves[19]], 3))
+        found = sorted(told(fsck(directory)))
+        assert found == ["entry 20: is the same as entry 4", "entry 21: is the same as entry 19"]
+
+
+def test_of_many_entries_with_one_term_few_are_read_again() -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(f"create table entries (leaf_index integer primary key, leaf blob);{TABLES}")
+        connection.executemany("insert into entries values (?, ?)", [(index, b"%d" % index) for index in range(500)])
+        connection.executemany("insert into lookups values (77, ?)", [(index,) for index in range(300)])
+        statements: list[str] = []
+        connection.set_trace_callback(statements.append)
+        twins = lookups._Twins(connection, findings.Findings())
+        for index in range(1, 300):
+            twins.look(77, index, after=(77, index - 1))
+        twins.look_up(77, range(300, 500))
+        assert sum("from entries" in statement for statement in statements) == 2
+        assert sum("from lookups" in statement for statement in statements) == 1
+
+
 def set_tree(directory: DataDirectory, **columns: bytes) -> None:
     with closing(sqlite3.connect(directory.database, isolation_level=None)) as connection:
         for column, value in columns.items():
@@ -569,7 +626,7 @@ FLIPS = 400
 async def test_a_bit_that_is_flipped_anywhere_in_the_file_is_found_or_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored_lookups, "RUN_PAIRS_MAX", 100)
+    monkeypatch.setattr(stored_lookups, "RUN_PAIRS_MAX", 220)
     directory = await made(tmp_path / "log", *batches(mixed_leaves(300, seed=10), 13))
     data, content = directory.database.read_bytes(), dumped(directory.database)
     assert content is not None
@@ -643,6 +700,7 @@ def test_the_report_for_programs_has_these_members(directory: DataDirectory) -> 
     assert report.root is not None
     assert value == {
         "origin": ORIGIN,
+        "url": None,
         "size": SIZE,
         "root": format_base64(report.root),
         "entries": SIZE,
@@ -651,6 +709,7 @@ def test_the_report_for_programs_has_these_members(directory: DataDirectory) -> 
         "mark_size": SIZE,
         "findings": [],
         "findings_more": 0,
+        "unchecked": None,
         "clean": True,
     }
     run_sql(directory.database, "update tiles set place = 7 where place = 0", "delete from tree")

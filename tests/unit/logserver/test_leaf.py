@@ -19,13 +19,13 @@ from treehead.dsse import Envelope
 from treehead.encoding import JsonValue, format_canonical_json
 from treehead.entry import attestation, parse_entry
 from treehead.errors import MalformedError, SignatureError, TooLargeError, UnsupportedError, UntrustedError
+from treehead.lookup import terms_of
 from treehead.merkle import hash_leaf
 from treehead.statement import PAYLOAD_TYPE, STATEMENT_TYPE
 from treehead_logserver.kinds import ALL_KINDS, OPAQUE
 from treehead_logserver.leaf import admit_leaf
 from treehead_logserver.rules import AdmissionRules, parse_rules
 from treehead_logserver.storage.base import Candidate, Term
-from treehead_logserver.terms import terms_of
 
 DIGESTS = {Term("sha256", sha256(CONTENT).digest()), Term("sha512", sha512(CONTENT).digest())}
 

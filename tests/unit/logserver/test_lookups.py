@@ -10,7 +10,9 @@ from hashlib import sha256
 
 import pytest
 
+from tests.unit.library.specimens import PUBLISHER
 from treehead.errors import StorageError
+from treehead.lookup import digest_term, name_term, purl_term, signer_term
 from treehead_logserver.storage import lookups
 from treehead_logserver.storage.base import Candidate, Term
 from treehead_logserver.storage.lookups import TABLES, Lookups, Pair, key_of_leaf, key_of_term, keys_of
@@ -200,3 +202,13 @@ def test_of_a_key_with_many_entries_as_many_are_found_as_are_asked_for(database:
         for count_max in (0, 1, 5, 1_000):
             expected = [found for found in recent if found >= first_index][:count_max]
             assert index.find_recent(7, first_index=first_index, count_max=count_max) == expected
+
+
+def test_keys_are_what_databases_of_other_versions_take_them_for() -> None:
+    for term, content in (
+        (digest_term("sha256", bytes(32)), b"sha256\0" + bytes(32)),
+        (name_term("ü"), b"name:\0\xc3\xbc"),
+        (purl_term("pkg:npm/x"), b"purl:\0pkg:npm/x"),
+        (signer_term(PUBLISHER.public.spki), b"signer:\0" + sha256(PUBLISHER.public.spki).digest()),
+    ):
+        assert key_of_term(term) == int.from_bytes(sha256(content).digest()[:8], "big", signed=True)

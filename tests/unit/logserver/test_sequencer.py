@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.library.specimens import Tree
-from tests.unit.logserver.parts import Parts, Valve, create, parts, random_leaves
+from tests.unit.logserver.parts import Parts, Valve, candidate, create, parts, random_leaves
 from treehead.errors import StorageError, UnavailableError
+from treehead.lookup import Term
 from treehead_logserver.backlog import BusyError
 from treehead_logserver.config import Limits
 from treehead_logserver.storage.base import Placed, Sequencing, Storage, UnknownOutcomeError
@@ -280,6 +281,21 @@ async def test_a_commit_has_a_bound_and_keeps_submissions_whole(tmp_path: Path, 
         placed = await asyncio.gather(*waiting)
         assert held().sizes == [4, 4, 1, 7, 1]
         assert [place.leaf_index for batch in placed for place in batch] == list(range(17))
+
+
+async def test_a_commit_has_a_bound_by_what_its_entries_are_found_by(tmp_path: Path) -> None:
+    held = Held()
+    async with parts(create(tmp_path), before=held.before, limits=Limits(commit_terms_max=10)) as log:
+        many = [candidate(b"%d" % number)._replace(terms=terms(number)) for number in range(5)]
+        waiting = [asyncio.create_task(log.sequencer.submit([each])) for each in many]
+        await asyncio.sleep(0)
+        held().let_through(3)
+        await asyncio.gather(*waiting)
+        assert held().sizes == [2, 2, 1]
+
+
+def terms(number: int) -> frozenset[Term]:
+    return frozenset(Term("sha256", b"%d %d" % (number, each)) for each in range(5))
 
 
 async def test_draining_finishes_what_waits_and_takes_no_more(tmp_path: Path) -> None:
