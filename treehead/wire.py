@@ -58,10 +58,12 @@ CHANNEL_OPTIONS: Sequence[tuple[str, int]] = [*_SIZE_OPTIONS, ("grpc.enable_http
 PENDING_CALLS_MAX = 16_384
 """Calls that gRPC has received and our code not yet seen. Beyond a thousand it would begin to cancel some, which tells
 the caller nothing; so many wait for the moment that it takes to answer them, be it that there are too many."""
+CONNECTIONS_MAX = 1_024
 SERVER_OPTIONS: Sequence[tuple[str, int]] = [
     *_SIZE_OPTIONS,
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 1_024),
+    ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
     ("grpc.server.max_pending_requests", PENDING_CALLS_MAX),
     ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_MAX),
     ("grpc.keepalive_time_ms", 60_000),
@@ -71,7 +73,8 @@ SERVER_OPTIONS: Sequence[tuple[str, int]] = [
     ("grpc.max_connection_age_ms", 600_000),
     ("grpc.max_connection_age_grace_ms", 60_000),
 ]
-"""Without SO_REUSEPORT a second server on the same port fails, instead of silently taking half of the calls.
+"""Without SO_REUSEPORT a second server on the same port fails, instead of silently taking half of the calls. Messages
+are bounded by what they unpack to, where they are compressed.
 
 A peer that vanished is noticed by pings, for as long as it is silent. One that is there, and neither reads nor ends its
 calls, keeps their places and what was sent to it: gRPC lets go of neither before the connection ends. So every

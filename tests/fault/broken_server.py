@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.fault.broken import BROKEN, broken
-from treehead_logserver import app, cli
+from treehead_logserver import cli, opening
 from treehead_logserver.storage.base import Storage
 from treehead_logserver.storage.sqlite import SqliteStorage
 
@@ -23,6 +23,6 @@ class BrokenSqliteStorage:
 
 
 if __name__ == "__main__":
-    assert vars(app)["SqliteStorage"] is SqliteStorage
-    vars(app)["SqliteStorage"] = BrokenSqliteStorage
+    assert vars(opening)["SqliteStorage"] is SqliteStorage
+    vars(opening)["SqliteStorage"] = BrokenSqliteStorage
     sys.exit(cli.main())

@@ -28,6 +28,7 @@ from tests.unit.library.specimens import (
     hashedrekord_leaf,
     release,
 )
+from treehead import server
 from treehead.checkpoint import Checkpoint, open_checkpoint
 from treehead.encoding import format_canonical_json
 from treehead.keys import VerifierKey, parse_vkey
@@ -36,7 +37,7 @@ from treehead.server import HEALTH_WATCHERS_MAX, REFLECTIONS_MAX
 from treehead.statement import STATEMENT_TYPE, format_release_statement
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogStub
-from treehead.wire import CHANNEL_OPTIONS
+from treehead.wire import CHANNEL_OPTIONS, CONNECTIONS_MAX, SERVER_OPTIONS
 from treehead_logserver import checker
 from treehead_logserver.app import running_log
 from treehead_logserver.config import Limits, ServeConfig
@@ -880,3 +881,39 @@ async def test_a_defect_over_one_leaf_of_a_batch_fails_it_before_any_is_logged(
     async with refused(grpc.StatusCode.INTERNAL, "the log made a mistake"):
         await log.stub.AddEntries(log_pb2.AddEntriesRequest(leaves=[good, poison]), timeout=DEADLINE_SECONDS)
     assert await log.holds_nothing()
+
+
+# --- floods ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_that_unpacks_to_too_much_is_refused_before_it_does(log: Log) -> None:
+    options = [*CHANNEL_OPTIONS, ("grpc.max_send_message_length", -1)]
+    async with grpc.aio.insecure_channel(log.address, options=options, compression=grpc.Compression.Gzip) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await LogStub(channel).AddEntry(log_pb2.AddEntryRequest(leaf=bytes(50_000_000)), timeout=DEADLINE_SECONDS)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert await log.holds_nothing()
+
+
+async def test_connections_beyond_the_bound_are_ended_and_the_others_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX) in SERVER_OPTIONS
+    monkeypatch.setattr(server, "SERVER_OPTIONS", [*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", 3)])
+    settings = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    async with started(tmp_path / "log") as log:
+        await log.head()  # the client has its connection before the others come
+        host, _, port = log.address.rpartition(":")
+        answered = []
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+                async with asyncio.timeout(DEADLINE_SECONDS):
+                    answered.append((bool(await reader.read(1)), writer))
+            except ConnectionResetError:
+                answered.append((False, writer))
+        assert [is_answered for is_answered, _ in answered] == [True, True, False, False, False]
+        assert await log.holds_nothing()
+        for _, writer in answered:
+            writer.transport.abort()
