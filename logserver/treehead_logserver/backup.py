@@ -23,6 +23,8 @@ from treehead.encoding import format_base64
 from treehead.errors import StorageError, UsageError
 from treehead.files import sync_data, sync_directory
 from treehead.keys import VerifierKey
+from treehead.tile import RightEdge
+from treehead_logserver.freeze import open_freeze
 from treehead_logserver.progress import Progress
 from treehead_logserver.snapshot import Snapshot, look_at, opened
 
@@ -57,13 +59,23 @@ def back_up(database: Path, to: Path, *, vkey: VerifierKey, progress: Progress) 
         look_at(database, lambda source: _copy(source, temporary, to, progress))
         with opened(temporary, at_rest=True) as copy:
             try:
-                edge = copy.recover_edge(vkey=vkey)
+                edge = _check(copy, vkey)
             except StorageError as exc:
                 raise StorageError(
                     f"the copy of {database} is not in order, and was removed: {exc}; "
                     "stop the log, and see what treehead-log fsck says"
                 ) from exc
     return Backup(path=to, size=edge.size, root=edge.root())
+
+
+def _check(copy: Snapshot, vkey: VerifierKey) -> RightEdge:
+    """Returns the copy's right edge, only if a start of the log would find nothing wrong with it."""
+    edge = copy.recover_edge(vkey=vkey)
+    if (published := copy.read_published()) is not None:
+        copy.recover_published(published, edge=edge, vkey=vkey)
+    if (freeze := copy.read_freeze()) is not None:
+        open_freeze(freeze, vkey=vkey)
+    return edge
 
 
 def format_backup(backup: Backup) -> str:

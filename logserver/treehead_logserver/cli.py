@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from treehead.keys import VerifierKey
     from treehead_logserver.config import ServeConfig
     from treehead_logserver.datadir import DataDirectory
+    from treehead_logserver.fsck.report import Report
+    from treehead_logserver.progress import Progress
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -45,6 +47,7 @@ EXTRA = (
     "werkzeug",
 )
 """What an installation without the extra `log` lacks."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
@@ -212,21 +215,50 @@ def _signing_config(options: argparse.Namespace) -> None:
 
 def _fsck(options: argparse.Namespace) -> int:
     from treehead_logserver.fsck.report import format_report, format_report_json
-    from treehead_logserver.fsck.subject import check_copy, check_directory
     from treehead_logserver.progress import progress_shown
 
     _end_when_told()
-    directory, vkey = _log(options)
     with progress_shown() as progress:
-        if options.file is None:
-            report = check_directory(directory, vkey=vkey, progress=progress)
-        else:
-            report = check_copy(directory, options.file, vkey=vkey, progress=progress)
+        report = (_check_stored if options.url is None else _check_served)(options, progress)
     if options.json:
         print(format_report_json(report))
     else:
         print(format_report(report), end="")
     return EXIT_OK if report.is_clean else EXIT_FAILED
+
+
+def _check_stored(options: argparse.Namespace, progress: Progress) -> Report:
+    """The check of the log's own database, or of a copy of it."""
+    from treehead_logserver.fsck.subject import check_copy, check_directory
+
+    if options.data is None:
+        raise UsageError("fsck needs --data DIR, or --url URL and --vkey VKEY")
+    if options.vkey is not None or options.tls_ca is not None:
+        raise UsageError("--vkey and --tls-ca are for a tree that is served: give --url, too")
+    directory, vkey = _log(options)
+    if options.file is None:
+        return check_directory(directory, vkey=vkey, progress=progress)
+    return check_copy(directory, options.file, vkey=vkey, progress=progress)
+
+
+def _check_served(options: argparse.Namespace, progress: Progress) -> Report:
+    """The check of a tree that is served over HTTP, by whomever."""
+    from treehead.keys import parse_vkey
+    from treehead.tls import ClientTls
+    from treehead_logserver.fsck.remote.check import check_url
+
+    if options.file is not None:
+        raise UsageError("--file is a copy of a database, and --url a tree that is served: give one of them")
+    if (options.vkey is None) == (options.data is None):
+        raise UsageError("--url needs the log's key: give --vkey VKEY, or else --data DIR if the log is here")
+    if options.vkey is None:
+        vkey = _log(options)[1]
+    else:
+        try:
+            vkey = parse_vkey(options.vkey)
+        except TreeheadError as exc:
+            raise UsageError(f"--vkey: {exc}") from exc
+    return asyncio.run(check_url(options.url, vkey=vkey, tls=ClientTls(ca=options.tls_ca), progress=progress))
 
 
 def _backup(options: argparse.Namespace) -> None:

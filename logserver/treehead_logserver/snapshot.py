@@ -22,7 +22,8 @@ from treehead.keys import VerifierKey
 from treehead.merkle import HASH_BYTES
 from treehead.sqlite import check_schema
 from treehead.tile import ExpandedTile, RightEdge, TileId, parse_expanded_tile_unverified
-from treehead_logserver.recovery import check_mark, recover_edge
+from treehead_logserver.heads import Head
+from treehead_logserver.recovery import check_mark, recover_edge, recover_published
 from treehead_logserver.storage.base import TreeState
 from treehead_logserver.storage.schema import SCHEMA
 
@@ -74,16 +75,40 @@ class Snapshot:
         except (MalformedError, SignatureError) as exc:
             raise StorageError(f"the database's checkpoint is not by {vkey.name}: {exc}") from exc
 
+    def read_published(self) -> bytes | None:
+        """The note that was published last; None for a log that never did.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        return self._read_note("published")
+
+    def read_freeze(self) -> bytes | None:
+        """The note that ended the log; None for one that goes on.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        return self._read_note("freeze")
+
     def recover_edge(self, *, vkey: VerifierKey) -> RightEdge:
         """What a log does before it serves: see `recovery.recover_edge`."""
         return _returned(recover_edge(self, self.read_state(), vkey=vkey))
+
+    def recover_published(self, note: bytes, *, edge: RightEdge, vkey: VerifierKey) -> Head:
+        """What a log does next, if it has published anything: see `recovery.recover_published`."""
+        return _returned(recover_published(self, note, edge=edge, vkey=vkey))
 
     def check_mark(self, edge: RightEdge, mark: Checkpoint) -> None:
         """What a log does then: see `recovery.check_mark`."""
         _returned(check_mark(self, edge, mark))
 
-    async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:
-        """See `storage.base.Reading`."""
+    def load_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:
+        """The tiles, which must be full; not checked: that the inner nodes are those of the hashes at the bottom.
+
+        Raises:
+            StorageError: one is not there, or no tile.
+        """
         found = {}
         for tile in tiles:
             rows = self._rows("select hashes from tiles where place = ?", tile.level << 56 | tile.number)
@@ -96,8 +121,12 @@ class Snapshot:
                 raise StorageError(f"tile {tile.level}/{tile.number} is damaged: {exc}") from exc
         return found
 
-    async def read_leaves(self, *, first_index: int, end_index: int, bytes_max: int) -> Sequence[bytes]:
-        """See `storage.base.Reading`; `bytes_max` is not needed for the few that recovery reads."""
+    def load_leaves(self, *, first_index: int, end_index: int) -> Sequence[bytes]:
+        """The leaves from `first_index` to before `end_index`, as many of them as there are.
+
+        Raises:
+            StorageError: there is one after one that is missing, or one that is not stored as bytes.
+        """
         leaves: list[bytes] = []
         select = "select leaf_index, leaf from entries where leaf_index >= ? and leaf_index < ? order by leaf_index"
         for index, leaf in self._rows(select, first_index, end_index):
@@ -106,7 +135,23 @@ class Snapshot:
             leaves.append(leaf)
         return leaves
 
-    def _rows(self, select: str, *values: int) -> list[tuple[object, ...]]:
+    async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:
+        """See `storage.base.Reading`."""
+        return self.load_tiles(tiles)
+
+    async def read_leaves(self, *, first_index: int, end_index: int, bytes_max: int) -> Sequence[bytes]:
+        """See `storage.base.Reading`; `bytes_max` is not needed for the few that recovery reads."""
+        return self.load_leaves(first_index=first_index, end_index=end_index)
+
+    def _read_note(self, name: str) -> bytes | None:
+        rows = self._rows("select note from notes where name = ?", name)
+        if not rows:
+            return None
+        if not isinstance(note := rows[0][0], bytes):
+            raise StorageError(f"the note {name!r} in the database is damaged: it is not stored as bytes")
+        return note
+
+    def _rows(self, select: str, *values: int | str) -> list[tuple[object, ...]]:
         try:
             return self.connection.execute(select, values).fetchall()
         except READ_ERRORS as exc:

@@ -10,17 +10,19 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-from treehead.display import printable_name
+from treehead.checkpoint import open_checkpoint
+from treehead.display import printable, printable_name
 from treehead.encoding import format_base64
-from treehead.errors import StorageError
-from treehead.keys import VerifierKey
+from treehead.errors import MalformedError, SignatureError, StorageError
+from treehead.keys import VerifierKey, format_vkey
 from treehead_logserver.datadir import DataDirectory
+from treehead_logserver.freeze import open_freeze
 from treehead_logserver.highwater import read_mark
 from treehead_logserver.progress import Progress
 from treehead_logserver.snapshot import READ_ERRORS, Snapshot, look_at, wal_of
 from treehead_logserver.storage.lookups import parse_pairs
 
-TABLES = ("entries", "tiles", "lookups", "recent", "tree")
+TABLES = ("entries", "tiles", "lookups", "recent", "tree", "publications", "notes")
 
 _ENTRIES_AT_ONCE = 65_536
 _LOCK_PAGE_BEGIN = 1 << 30
@@ -35,6 +37,8 @@ class Stats:
         size: entries.
         checkpoint_size: entries that the newest signed checkpoint is of.
         mark_size: entries that the high-water mark is of; None if there is none that can be read.
+        published_size: entries that the published checkpoint is of; None if none was published yet.
+        successor: the verifier key of the log that follows this one; None if it is not frozen.
         wal_bytes: what was committed and is not in the database file yet, and what the file of it is kept for.
         leaf_bytes: the entries themselves; None if they were not to be counted.
         rows, table_bytes: of each table; the latter is empty where SQLite cannot tell.
@@ -47,6 +51,8 @@ class Stats:
     root: bytes
     checkpoint_size: int
     mark_size: int | None
+    published_size: int | None
+    successor: str | None
     database_bytes: int
     wal_bytes: int
     leaf_bytes: int | None
@@ -99,6 +105,8 @@ def _read(snapshot: Snapshot, directory: DataDirectory, vkey: VerifierKey, count
             root=checkpoint.root,
             checkpoint_size=checkpoint.size,
             mark_size=_read_mark_size(directory, vkey),
+            published_size=_read_published_size(snapshot, vkey),
+            successor=_read_successor(snapshot, vkey),
             database_bytes=directory.database.stat().st_size,
             wal_bytes=wal.stat().st_size if wal.exists() else 0,
             leaf_bytes=None if counting is None else _read_leaf_bytes(connection, rows["entries"], counting),
@@ -126,6 +134,21 @@ def _read_mark_size(directory: DataDirectory, vkey: VerifierKey) -> int | None:
         return read_mark(directory.mark, vkey=vkey).size
     except StorageError:
         return None
+
+
+def _read_published_size(snapshot: Snapshot, vkey: VerifierKey) -> int | None:
+    note = snapshot.read_published()
+    if note is None:
+        return None
+    try:
+        return open_checkpoint(note, key=vkey).size
+    except (MalformedError, SignatureError) as exc:
+        raise StorageError(f"the database's published checkpoint is not by {vkey.name}: {exc}") from exc
+
+
+def _read_successor(snapshot: Snapshot, vkey: VerifierKey) -> str | None:
+    note = snapshot.read_freeze()
+    return None if note is None else format_vkey(open_freeze(note, vkey=vkey).successor)
 
 
 def _read_rows(connection: sqlite3.Connection) -> dict[str, int]:
@@ -188,6 +211,9 @@ def _rows(stats: Stats) -> Iterator[tuple[str, str]]:
     yield "root", format_base64(stats.root)
     yield "checkpoint", f"of {stats.checkpoint_size:,} entries"
     yield "high-water mark", "none" if stats.mark_size is None else f"of {stats.mark_size:,} entries"
+    yield "published", "none" if stats.published_size is None else f"of {stats.published_size:,} entries"
+    if stats.successor is not None:
+        yield "frozen", f"its successor is {printable(stats.successor)}"
     if stats.leaf_bytes is not None:
         yield "entries, bytes", f"{stats.leaf_bytes:,}{_each(stats.leaf_bytes_per_entry)}"
     yield "database, bytes", f"{stats.database_bytes:,}{_each(stats.database_bytes_per_entry)}"

@@ -3,7 +3,8 @@
     1. the file       what SQLite itself finds; the tables
     2. the tree       every leaf hashed anew, every full tile, the tree state, the signed checkpoint
     3. the look-ups   every row by which an entry is found, and no other
-    4. the mark       the tree is the one that the log has signed last, or has grown out of it
+    4. the notes      what was published is of the tree or an earlier one of it, and so is what ended the log
+    5. the mark       the tree is the one that the log has signed last, or has grown out of it
 
 It streams: memory does not grow with the log. What cannot be read is a finding, and the check goes on with what can.
 """
@@ -26,6 +27,7 @@ from treehead.tile import RightEdge
 from treehead_logserver.fsck.derivation import Chunk, be, derive, entries
 from treehead_logserver.fsck.findings import FINDINGS_MAX, MARK, Findings
 from treehead_logserver.fsck.lookups import Lookups
+from treehead_logserver.fsck.notes import check_notes, read_notes
 from treehead_logserver.fsck.report import Report
 from treehead_logserver.fsck.tree import Tree
 from treehead_logserver.progress import Progress
@@ -74,7 +76,9 @@ def check_log(
     claim = _read_claim(snapshot, vkey, findings)
     end = _stored_end(connection, findings)
     size = end if claim.size is None else claim.size
-    tree = Tree(connection, findings, sizes={mark.size for mark in marks if mark.size <= size})
+    notes = read_notes(snapshot, vkey=vkey, findings=findings)
+    signed = [(MARK, mark) for mark in marks] + list(notes.signed().items())
+    tree = Tree(connection, findings, sizes={checkpoint.size for _, checkpoint in signed if checkpoint.size <= size})
     lookups = Lookups(connection, findings, ignored=tree.damaged)
     count = 0
     for chunk in _derived(connection, min(size, end), findings, progress):
@@ -91,10 +95,11 @@ def check_log(
     progress.begin("look-up rows", total=lookups.expected)
     lookups.read(progress)
     _compare(connection, min(size, end), lookups, progress)
+    check_notes(connection, notes, size=size, findings=findings)
     if not may_be_older:
         _check_age(marks, size, findings)
     if is_known:
-        _check_roots(marks, tree.roots, findings)
+        _check_roots(signed, tree.roots, findings)
     return Report(
         origin=vkey.name,
         size=claim.size,
@@ -253,7 +258,7 @@ def _check_surplus(connection: sqlite3.Connection, size: int, findings: Findings
     return surplus
 
 
-# --- the look-ups and the mark ---------------------------------------------------------------------------------------
+# --- the look-ups, the notes and the mark ----------------------------------------------------------------------------
 
 
 def _compare(connection: sqlite3.Connection, size: int, lookups: Lookups, progress: Progress) -> None:
@@ -275,7 +280,7 @@ def _check_age(marks: Collection[Checkpoint], size: int, findings: Findings) -> 
         )
 
 
-def _check_roots(marks: Collection[Checkpoint], roots: Mapping[int, bytes], findings: Findings) -> None:
-    for mark in marks:
-        if roots.get(mark.size, mark.root) != mark.root:
-            findings.add(MARK, f"is of another tree of size {mark.size} than the entries make")
+def _check_roots(signed: Sequence[tuple[str, Checkpoint]], roots: Mapping[int, bytes], findings: Findings) -> None:
+    for where, checkpoint in signed:
+        if roots.get(checkpoint.size, checkpoint.root) != checkpoint.root:
+            findings.add(where, f"is of another tree of size {checkpoint.size} than the entries make")

@@ -18,9 +18,11 @@ class Report:
     Attributes:
         size: that of the tree, as the database says; None if it does not.
         root: what the entries hash to; None if that is not what the log has signed, or some are missing or damaged.
-        entries, tiles, lookups: how many there are.
+        url: where the tree is served; None if it was read from a database.
+        entries, tiles, lookups: how many there are; look-ups are None where they are not to be seen.
         mark_size: how many entries the log has ever signed for, as far as is known here.
         findings, findings_more: those that are told, and how many others there are.
+        unchecked: why the check could not come to its end, in a sentence; None if it did.
         seconds: how long the check took.
     """
 
@@ -29,16 +31,18 @@ class Report:
     root: bytes | None
     entries: int
     tiles: int
-    lookups: int
+    lookups: int | None
     mark_size: int | None
     findings: tuple[Finding, ...]
     findings_more: int
     seconds: float
+    url: str | None = None
+    unchecked: str | None = None
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
+        """Whether all was checked and nothing was found."""
+        return not self.findings and self.unchecked is None
 
     @property
     def is_older_copy(self) -> bool:
@@ -59,12 +63,16 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"and {report.findings_more} more"
     if report.is_older_copy:
         yield f"of size {report.size}, where the log has signed a tree of size {report.mark_size}"
+    if report.unchecked is not None:
+        yield report.unchecked
     count = len(report.findings) + report.findings_more
-    yield (
-        f"{printable_name(report.origin)}: {_counted(report.entries, 'entry', 'entries')}, "
-        f"{_counted(report.tiles, 'tile', 'tiles')}, {_counted(report.lookups, 'look-up row', 'look-up rows')}: "
-        f"{_counted(count, 'finding', 'findings') if count else 'clean'}"
-    )
+    where = "" if report.url is None else f" at {printable_name(report.url)}"
+    counted = [_counted(report.entries, "entry", "entries"), _counted(report.tiles, "tile", "tiles")]
+    if report.lookups is not None:
+        counted.append(_counted(report.lookups, "look-up row", "look-up rows"))
+    verdict = "clean" if report.is_clean else _counted(count, "finding", "findings")
+    unchecked = "" if report.unchecked is None else ", and not checked to its end"
+    yield f"{printable_name(report.origin)}{where}: {', '.join(counted)}: {verdict}{unchecked}"
 
 
 def _counted(count: int, one: str, several: str) -> str:
@@ -76,6 +84,7 @@ def format_report_json(report: Report) -> str:
     return json.dumps(
         {
             "origin": report.origin,
+            "url": report.url,
             "size": report.size,
             "root": None if report.root is None else format_base64(report.root),
             "entries": report.entries,
@@ -84,6 +93,7 @@ def format_report_json(report: Report) -> str:
             "mark_size": report.mark_size,
             "findings": [{"where": finding.where, "what": finding.what} for finding in report.findings],
             "findings_more": report.findings_more,
+            "unchecked": report.unchecked,
             "clean": report.is_clean,
             "seconds": round(report.seconds, 3),
         }

@@ -15,6 +15,9 @@ from treehead_logserver.datadir import DataDirectory
 from treehead_logserver.highwater import HighWaterMark, create_mark
 from treehead_logserver.kinds import ALL_KINDS
 from treehead_logserver.leaf import admit_leaf
+from treehead_logserver.rules import AdmissionRules
+
+ANYTHING = AdmissionRules(kinds=ALL_KINDS)
 
 
 def make(path: Path) -> DataDirectory:
@@ -33,7 +36,7 @@ async def grow(directory: DataDirectory, *commits: Sequence[bytes], leave: Calla
     with contextlib.closing(mark):
         async with parts(directory.database, settle=lambda state: mark.raise_to(state.size, state.checkpoint)) as log:
             for leaves in commits:
-                await log.sequencer.submit([admit_leaf(leaf, kinds=ALL_KINDS) for leaf in leaves])
+                await log.sequencer.submit([admit_leaf(leaf, rules=ANYTHING) for leaf in leaves])
             if leave is not None:
                 leave()
 

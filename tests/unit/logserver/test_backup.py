@@ -17,6 +17,7 @@ from tests.contracts.test_sqlite_storage import files_no_larger_than
 from tests.unit.library.specimens import LOG_KEY
 from tests.unit.logserver.directory import batches, contents, grow, made, make, mixed_leaves, run_sql
 from tests.unit.logserver.parts import parts, random_leaves
+from tests.unit.logserver.published import files_of, published, set_note
 from treehead.encoding import format_base64
 from treehead.errors import StorageError, UsageError
 from treehead_logserver import backup
@@ -238,6 +239,8 @@ def test_an_interrupt_leaves_nothing(
         "delete from tree",
         "update tree set checkpoint = x'00'",
         "delete from tiles",
+        "insert into notes values ('published', x'00')",
+        "insert into notes values ('freeze', x'00')",
     ],
 )
 def test_a_log_that_would_not_start_is_not_copied(directory: DataDirectory, shelf: Path, statement: str) -> None:
@@ -245,6 +248,27 @@ def test_a_log_that_would_not_start_is_not_copied(directory: DataDirectory, shel
     with pytest.raises(StorageError, match=r"is not in order, and was removed: .*fsck"):
         copied(directory, shelf / "copy")
     assert list(shelf.iterdir()) == []
+
+
+async def test_what_was_published_is_in_the_copy(tmp_path: Path, shelf: Path) -> None:
+    directory = await published(tmp_path / "published", 3, 300)
+    await grow(directory, random_leaves(9, seed=22))
+    assert copied(directory, shelf / "copy").size == 309
+    assert checked(directory, shelf / "copy").is_clean
+
+
+@pytest.mark.parametrize(
+    ("size", "seed", "complaint"),
+    [(300, 2, "has published another tree of size 300"), (400, 1, "has published a checkpoint of 400")],
+)
+async def test_a_log_that_has_published_another_tree_is_not_copied(
+    tmp_path: Path, shelf: Path, size: int, seed: int, complaint: str
+) -> None:
+    directory = await published(tmp_path / "published", 309)
+    set_note(directory, "published", files_of(random_leaves(size, seed=seed))["checkpoint"])
+    with pytest.raises(StorageError, match=f"was removed: .*{complaint}"):
+        copied(directory, shelf / "copy")
+    assert contents(shelf) == {}
 
 
 def test_what_is_no_database_is_said(directory: DataDirectory, shelf: Path) -> None:

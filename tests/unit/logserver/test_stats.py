@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.library.specimens import LOG_KEY, ORIGIN
+from tests.unit.library.specimens import LOG, LOG_KEY, ORIGIN, OTHER_LOG_KEY
 from tests.unit.logserver.directory import batches, contents, grow, made, make, mixed_leaves, run_sql
 from tests.unit.logserver.parts import random_leaves
+from tests.unit.logserver.published import files_of, published, set_note
+from treehead.checkpoint import open_checkpoint
 from treehead.errors import StorageError
+from treehead.keys import format_vkey
 from treehead_logserver.datadir import DataDirectory
+from treehead_logserver.freeze import sign_freeze
 from treehead_logserver.fsck.subject import check_directory
 from treehead_logserver.progress import Progress
 from treehead_logserver.stats import Stats, format_stats, format_stats_json, read_stats
@@ -105,6 +109,44 @@ def test_a_log_without_a_mark_has_no_size_of_it(directory: DataDirectory) -> Non
     assert "high-water mark         none\n" in format_stats(stats)
 
 
+async def test_what_was_published_is_told(tmp_path: Path) -> None:
+    directory = await published(tmp_path / "log", 3, 300)
+    await grow(directory, random_leaves(9, seed=32))
+    stats = stats_of(directory)
+    assert (stats.size, stats.published_size, stats.successor) == (309, 300, None)
+    assert (stats.rows["publications"], stats.rows["notes"]) == (2, 1)
+    assert "published               of 300 entries\n" in format_stats(stats)
+    assert "frozen" not in format_stats(stats)
+
+
+def test_a_log_that_has_published_nothing_says_so(directory: DataDirectory) -> None:
+    stats = stats_of(directory)
+    assert (stats.published_size, stats.rows["publications"]) == (None, 0)
+    assert "published               none\n" in format_stats(stats)
+
+
+def test_the_successor_of_a_frozen_log_is_told(directory: DataDirectory) -> None:
+    checkpoint = open_checkpoint(files_of(LEAVES)["checkpoint"], key=LOG_KEY)
+    set_note(directory, "freeze", sign_freeze(checkpoint, successor=OTHER_LOG_KEY, key=LOG))
+    stats = stats_of(directory)
+    assert stats.successor == format_vkey(OTHER_LOG_KEY)
+    assert f"frozen                  its successor is {stats.successor}\n" in format_stats(stats)
+
+
+@pytest.mark.parametrize(
+    ("statement", "complaint"),
+    [
+        ("insert into notes values ('published', x'00')", f"published checkpoint is not by {ORIGIN}"),
+        ("insert into notes values ('published', 'text')", "is not stored as bytes"),
+        ("insert into notes values ('freeze', x'00')", "the note that froze the log is damaged"),
+    ],
+)
+def test_a_note_that_is_damaged_is_said(directory: DataDirectory, statement: str, complaint: str) -> None:
+    run_sql(directory.database, statement)
+    with pytest.raises(StorageError, match=complaint):
+        stats_of(directory)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -130,6 +172,8 @@ def test_the_figures_for_programs_have_these_names(directory: DataDirectory) -> 
         "root",
         "checkpoint_size",
         "mark_size",
+        "published_size",
+        "successor",
         "database_bytes",
         "wal_bytes",
         "leaf_bytes",
@@ -145,7 +189,7 @@ def test_the_figures_for_programs_have_these_names(directory: DataDirectory) -> 
         "leaf_bytes_per_entry",
         "database_bytes_per_entry",
     ]
-    assert set(value["rows"]) == {"entries", "tiles", "lookups", "recent", "tree"}
+    assert set(value["rows"]) == {"entries", "tiles", "lookups", "recent", "tree", "publications", "notes"}
     assert isinstance(value["root"], str)
 
 

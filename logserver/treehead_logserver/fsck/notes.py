@@ -1,0 +1,99 @@
+"""The signed notes beside the tree: the checkpoint that was published last, and the note that ended the log, if any.
+
+Which checkpoints were published before it cannot be derived from anything, so of the table of their sizes only what
+contradicts the tree or the newest of them is found.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from treehead.checkpoint import Checkpoint, open_checkpoint
+from treehead.errors import MalformedError, SignatureError, StorageError
+from treehead.keys import VerifierKey
+from treehead_logserver.freeze import open_freeze
+from treehead_logserver.fsck.derivation import be
+from treehead_logserver.fsck.findings import Findings
+from treehead_logserver.snapshot import READ_ERRORS, Snapshot
+
+PUBLISHED = "published checkpoint"
+FREEZE = "freeze note"
+PUBLICATIONS = "publications"
+"""Where findings about them are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notes:
+    """What the notes of a database say: None is what there is no note of, or none with the log's signature."""
+
+    published: Checkpoint | None
+    freeze: Checkpoint | None
+    was_published: bool
+    """Whether there is a note about a published checkpoint, whatever it says."""
+
+    def signed(self) -> Mapping[str, Checkpoint]:
+        """The checkpoints in them, by where they are."""
+        named = {PUBLISHED: self.published, FREEZE: self.freeze}
+        return {where: checkpoint for where, checkpoint in named.items() if checkpoint is not None}
+
+
+def read_notes(snapshot: Snapshot, *, vkey: VerifierKey, findings: Findings) -> Notes:
+    """The notes; one that is not the log's, or none at all, is a finding."""
+    try:
+        for (name,) in snapshot.connection.execute("select name from notes where name not in ('published', 'freeze')"):
+            findings.add(f"note {name!r}", "is none that the log keeps")
+    except READ_ERRORS as exc:
+        findings.add("notes", f"cannot be read: {exc}")
+        return Notes(published=None, freeze=None, was_published=True)
+    published, was_published = None, True
+    try:
+        note = snapshot.read_published()
+        was_published = note is not None
+        if note is not None:
+            published = open_checkpoint(note, key=vkey)
+    except StorageError as exc:
+        findings.add(PUBLISHED, str(exc))
+    except (MalformedError, SignatureError) as exc:
+        findings.add(PUBLISHED, f"is not by {vkey.name}: {exc}")
+    return Notes(published=published, freeze=_read_freeze(snapshot, vkey, findings), was_published=was_published)
+
+
+def _read_freeze(snapshot: Snapshot, vkey: VerifierKey, findings: Findings) -> Checkpoint | None:
+    try:
+        note = snapshot.read_freeze()
+        if note is None:
+            return None
+        open_freeze(note, vkey=vkey)
+        return open_checkpoint(note, key=vkey)
+    except StorageError as exc:
+        findings.add(FREEZE, str(exc))
+        return None
+
+
+def check_notes(connection: sqlite3.Connection, notes: Notes, *, size: int, findings: Findings) -> None:
+    """Hold the notes against a tree of `size`, and the published sizes against both; roots are not compared."""
+    if notes.published is not None and notes.published.size > size:
+        findings.add(PUBLISHED, f"is of {notes.published.size} entries, and the tree has {size}")
+    if notes.freeze is not None and notes.freeze.size != size:
+        findings.add(FREEZE, f"is of {notes.freeze.size} entries, and the tree has {size}")
+    try:
+        _check_publications(connection, notes, size, findings)
+    except READ_ERRORS as exc:
+        findings.add(PUBLICATIONS, f"cannot be read: {exc}")
+
+
+def _check_publications(connection: sqlite3.Connection, notes: Notes, size: int, findings: Findings) -> None:
+    newest = size if notes.published is None else min(notes.published.size, size)
+    select = "select count(*), min(size) from publications where size < 0 or size > ?"
+    count, first = connection.execute(select, (newest,)).fetchone()
+    if count:
+        whose = f"a tree of size {size}" if newest == size else f"the published checkpoint, which is of {newest}"
+        findings.add(PUBLICATIONS, f"{count} {be(count)} beyond {whose}: {first} is the first", count=count)
+    if not notes.was_published and connection.execute("select 1 from publications limit 1").fetchone() is not None:
+        findings.add(PUBLISHED, "is missing, although the sizes of some that were published are there")
+    if notes.published is not None:
+        select = "select 1 from publications where size = ?"
+        if connection.execute(select, (notes.published.size,)).fetchone() is None:
+            findings.add(PUBLICATIONS, f"{notes.published.size} is missing, the size of the published checkpoint")
