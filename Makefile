@@ -26,12 +26,12 @@ BENCH_LOCK_COMMAND = uv pip compile --quiet --universal --python-version 3.11 --
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test check fault bench bench-large bench-soak proto format lock clean
+.PHONY: help dev demo test lint check fault bench bench-large bench-soak proto format lock clean
 
 help:
 	@echo 'make demo    run the whole mission on this machine: sign, log, prove, verify, refuse, catch a split view'
 	@echo 'make test    run every test                  (make test ARGS="-k note" runs some)'
-	@echo 'make check   formatting, lint, types, import layers, generated code, then every test'
+	@echo 'make check   formatting, lint, types, import layers, generated code, then every test  (make lint: without the tests)'
 	@echo 'make bench   measure every promise about speed, in ten minutes  (make bench ARGS="idle unary" measures some)'
 	@echo '             bench-large adds ten million entries, bench-soak an hour of mixed load; see bench/README.md'
 	@echo 'make fault   put logs through faults: kills, power cuts, bad disks  (make fault RUNS=1000 SEED=7)'
@@ -70,19 +70,19 @@ demo: dev
 test: dev
 	@$(BIN)/pytest $(ARGS)
 
-check: dev
-	@echo 'check: formatting'
+lint: dev
+	@echo 'lint: formatting'
 	@$(BIN)/ruff format --check .
-	@echo 'check: lint'
+	@echo 'lint: rules'
 	@$(BIN)/ruff check --quiet .
-	@echo 'check: types'
+	@echo 'lint: types'
 	@$(BIN)/mypy
-	@echo 'check: import layers'
+	@echo 'lint: import layers'
 	@$(BIN)/lint-imports --no-logo
-	@echo 'check: generated code'
+	@echo 'lint: generated code'
 	@$(BIN)/python scripts/generate_protobuf.py --check
-	@echo 'check: tests'
-	@$(BIN)/pytest $(ARGS)
+
+check: lint test
 
 bench: $(BENCH_READY)
 	@$(BIN)/python -m bench $(ARGS)

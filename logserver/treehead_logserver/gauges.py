@@ -95,8 +95,8 @@ def _connections(http: HttpServer) -> Iterator[Metric]:
     )
     counts = http.counts
     for reason, count in (
-        ("too many", counts.refused),
-        ("too slow", counts.overdue),
+        ("too_many", counts.refused),
+        ("too_slow", counts.overdue),
         ("malformed", counts.malformed),
     ):
         ended.add_metric([reason], count)

@@ -3,8 +3,11 @@
     {"time": "2026-11-28T18:57:06.123Z", "level": "INFO", "logger": …, "message": …, "request_id": …}
 
 A request's id is the one that its caller gave (`x-request-id`), or else made when it is first needed; a caller whose
-request fails is told it. What strangers can cause, such as a refused entry, is written at most `REFUSALS_A_SECOND`
-times a second, and then how many were left out: a flood must not fill the disk.
+request fails is told it. A defect comes with its `traceback`.
+
+Strangers can cause lines, and a flood of them must not fill the disk: of one logger and level at most `LINES_A_SECOND`
+are written a second, and the next one that is says in `left_out` how many before it were not. Refusals have a logger of
+their own, so they crowd out nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import json
 import logging
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -21,13 +25,17 @@ from throttled import RateLimiterType, Throttled, rate_limiter, store
 
 from treehead.display import printable
 
-REFUSALS_A_SECOND = 20
+LINES_A_SECOND = 20
+TRACEBACK_CHARS_MAX = 16_384
+"""The last of them, for the message is at the end."""
 REFUSALS = "treehead_logserver.refusals"
 """The logger of what strangers can cause."""
 REQUEST_ID = "x-request-id"
 
 _ID = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
 _ID_BYTES = 8
+_LEFT_OUT = "treehead_left_out"
+"""The attribute of a record by which its filter tells its formatter."""
 
 
 class RequestId:
@@ -52,7 +60,7 @@ REQUEST: ContextVar[RequestId | None] = ContextVar("request", default=None)
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        line: dict[str, str | int] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
             "level": record.levelname,
             "logger": record.name,
@@ -60,13 +68,15 @@ class _JsonFormatter(logging.Formatter):
         }
         if (request := REQUEST.get()) is not None:
             line["request_id"] = str(request)
+        if (left_out := getattr(record, _LEFT_OUT, 0)) > 0:
+            line["left_out"] = left_out
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = self.formatException(record.exc_info)[-TRACEBACK_CHARS_MAX:]
         return json.dumps(line)
 
 
 class _Bounded(logging.Filter):
-    """Lets so many records a second through, and says with the next one how many it did not."""
+    """Lets so many records of a logger and level a second through, and marks the next with how many it did not."""
 
     def __init__(self, a_second: int) -> None:
         super().__init__()
@@ -75,16 +85,14 @@ class _Bounded(logging.Filter):
             quota=rate_limiter.per_sec(a_second),
             store=store.MemoryStore(),
         )
-        self._left_out = 0
+        self._left_out: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if self._throttled.limit("records").limited:
-            self._left_out += 1
+        kind = f"{record.levelname} {record.name}"
+        if self._throttled.limit(kind).limited:
+            self._left_out[kind] += 1
             return False
-        if self._left_out:
-            said = record.getMessage()
-            record.msg, record.args = "%s (%d such lines before it were left out)", (said, self._left_out)
-            self._left_out = 0
+        setattr(record, _LEFT_OUT, self._left_out.pop(kind, 0))
         return True
 
 
@@ -92,8 +100,8 @@ def write_journal() -> None:
     """Have everything that is logged from now on written to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(_JsonFormatter())
+    handler.addFilter(_Bounded(LINES_A_SECOND))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for chatty in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what it warns about is counted instead
-    logging.getLogger(REFUSALS).addFilter(_Bounded(REFUSALS_A_SECOND))

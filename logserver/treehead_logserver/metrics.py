@@ -1,10 +1,11 @@
 """The figures of a running log, for Prometheus; docs/metrics.md says what each one means.
 
-What happens is counted where it happens. What stands at a moment is read at the moment of a scrape, from `Gauges`.
+What happens is counted where it happens. What stands at a moment is read at the moment of a scrape, by `gauges`.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 
@@ -25,6 +26,11 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ENTRIES = (1, 4, 16, 64, 256, 1_024, 4_096)
 
+FACES = ("grpc", "add", "rekor")
+"""The ways by which entries come in."""
+SUBMISSION_OUTCOMES = ("added", "duplicate", "refused", "busy", "unavailable")
+PUBLICATION_OUTCOMES = ("published", "unwitnessed", "withheld", "failed")
+
 
 class Metrics:
     """The counters and histograms of one log process, and where to register gauges."""
@@ -40,6 +46,7 @@ class Metrics:
             ["face", "outcome"],
             registry=self.registry,
         )
+        _count_from_zero(self.submissions, itertools.product(FACES, SUBMISSION_OUTCOMES))
         self.commit_seconds = Histogram(
             "treehead_log_commit_seconds",
             "How long a commit took, from the group being closed to its head being given out.",
@@ -61,6 +68,7 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+        _count_from_zero(self.publications, [(outcome,) for outcome in PUBLICATION_OUTCOMES])
         self.publication_seconds = Histogram(
             "treehead_log_publication_seconds",
             "How long an attempt to publish took, with the witnesses' answers.",
@@ -98,6 +106,12 @@ class Metrics:
     def exposition(self) -> bytes:
         """All figures in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _count_from_zero(counter: Counter, labels: Iterable[tuple[str, ...]]) -> None:
+    """Have the series there from the start: Prometheus does not see the first event of one that begins with it."""
+    for values in labels:
+        counter.labels(*values)
 
 
 class _Info(Collector):

@@ -93,8 +93,7 @@ class Publisher:
         """How it stands just now."""
         return PublicationState(
             published_size=self._published.size,
-            quorum_met=self._published.size >= 0
-            and not self._shortfall(parse_note(self._published.newest.checkpoint)),
+            quorum_met=self._published.size >= 0 and not self._shortfall(parse_note(self._published.newest.checkpoint)),
             problem=self._problem,
             behind_s=0.0 if self._behind_since is None else asyncio.get_running_loop().time() - self._behind_since,
         )

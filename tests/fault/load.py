@@ -148,9 +148,10 @@ async def submit_batch(stub: LogAsyncStub, ledger: Ledger, leaves: list[bytes]) 
 
 
 async def newest_head(stub: LogAsyncStub, ledger: Ledger) -> Checkpoint:
-    """The log's newest checkpoint, noted."""
+    """The largest checkpoint that the log has given out, now that the published one is noted as well."""
     response = await stub.GetCheckpoint(log_pb2.GetCheckpointRequest(), timeout=CALL_SECONDS_MAX)
-    return ledger.note_head(response.checkpoint)
+    ledger.note_head(response.checkpoint)
+    return ledger.heads[max(ledger.heads)]
 
 
 async def first_of(*events: Awaitable[object]) -> None:

@@ -38,9 +38,7 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     fields = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": fields})
     for at in range(0, max(len(body), 1), 65_536):
-        await send(
-            {"type": "http.response.body", "body": body[at : at + 65_536], "more_body": at + 65_536 < len(body)}
-        )
+        await send({"type": "http.response.body", "body": body[at : at + 65_536], "more_body": at + 65_536 < len(body)})
 
 
 @dataclass(slots=True)

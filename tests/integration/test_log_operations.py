@@ -121,7 +121,7 @@ def put_in_place(copy: Path, data: Path) -> None:
 async def test_fsck_says_in_a_line_that_a_log_is_clean(data: Path) -> None:
     await grown(data, *LEAVES[:300])
     said = result(await treehead_log("fsck", data))
-    assert said == f"{ORIGIN}: 300 entries, 1 tile, 600 look-up rows: clean\n"
+    assert said == f"{ORIGIN}: 300 entries, 1 tile, 900 look-up rows: clean\n"
     value = json.loads(result(await treehead_log("fsck", data, "--json")))
     assert (value["origin"], value["size"], value["clean"], value["findings"]) == (ORIGIN, 300, True, [])
 
@@ -132,7 +132,7 @@ async def test_fsck_names_what_it_finds_and_ends_with_exit_code_1(data: Path) ->
     said = result(await treehead_log("fsck", data), exit_code=1)
     assert said.splitlines() == [
         "entry 42: does not hash to what tile 0/0 has for it",
-        f"{ORIGIN}: 300 entries, 1 tile, 600 look-up rows: 1 finding",
+        f"{ORIGIN}: 300 entries, 1 tile, 900 look-up rows: 1 finding",
     ]
     value = json.loads(result(await treehead_log("fsck", data, "--json"), exit_code=1))
     assert value["findings"] == [{"where": "entry 42", "what": "does not hash to what tile 0/0 has for it"}]
@@ -144,7 +144,7 @@ async def test_a_log_that_was_killed_is_clean_before_and_after_it_is_started_aga
         await log.kill()
         wal = (data / "log.sqlite-wal").read_bytes()
         assert wal
-        assert result(await treehead_log("fsck", data)).endswith("200 entries, 0 tiles, 400 look-up rows: clean\n")
+        assert result(await treehead_log("fsck", data)).endswith("200 entries, 0 tiles, 600 look-up rows: clean\n")
         assert (data / "log.sqlite-wal").read_bytes() == wal
         await log.start()
         assert await log.stop() == 0
@@ -162,7 +162,7 @@ async def test_a_log_that_serves_is_not_checked_but_a_copy_of_it_is(data: Path, 
         said = result(await treehead_log("fsck", data, "--file", tmp_path / "copy"))
         assert said.splitlines() == [
             "of size 10, where the log has signed a tree of size 20",
-            f"{ORIGIN}: 10 entries, 0 tiles, 20 look-up rows: clean",
+            f"{ORIGIN}: 10 entries, 0 tiles, 30 look-up rows: clean",
         ]
 
 
@@ -211,7 +211,7 @@ async def test_a_copy_is_restored_as_long_as_the_log_has_signed_nothing_since(da
     put_in_place(copy, data)
     assert "All is well" in result(await treehead_log("recover", data))
     await grown(data, *LEAVES[20:40])
-    assert result(await treehead_log("fsck", data)).endswith(": 40 entries, 0 tiles, 80 look-up rows: clean\n")
+    assert result(await treehead_log("fsck", data)).endswith(": 40 entries, 0 tiles, 120 look-up rows: clean\n")
 
 
 async def test_an_older_copy_is_not_continued_and_the_newest_one_is(data: Path, tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ async def test_at_a_terminal_progress_is_shown_and_the_result_is_not_mixed_with_
     assert "━" in text
     assert "6000" in text
     assert "/s" in text
-    assert stdout.endswith(": 6000 entries, 23 tiles, 12000 look-up rows: clean\n")
+    assert stdout.endswith(": 6000 entries, 23 tiles, 18000 look-up rows: clean\n")
     assert stdout.count("\n") == 1
 
 

@@ -81,7 +81,10 @@ async def test_an_entry_again_gets_201_with_the_first_index_and_a_current_proof(
         (b"{}", "hashedRekordRequestV002"),
         (b'{"hashedRekordRequestV002": {}}', "hashedRekordRequestV002.digest"),
         (b'{"hashedRekordRequestV002": {"digest": "!"}}', "hashedRekordRequestV002.digest"),
-        (b'{"hashedRekordRequestV002": {"digest": "AA==", "signature": {}, "surprise": 1}}', "hashedRekordRequestV002.surprise"),
+        (
+            b'{"hashedRekordRequestV002": {"digest": "AA==", "signature": {}, "surprise": 1}}',
+            "hashedRekordRequestV002.surprise",
+        ),
     ],
 )
 async def test_a_bad_request_gets_400_and_the_name_of_the_field(log: Log, request_: bytes, words: str) -> None:
