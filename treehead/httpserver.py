@@ -1,4 +1,4 @@
-"""An HTTP/1.1 server for one ASGI application in an event loop that does other things as well, with bounds on everything.
+"""An HTTP/1.1 server for an ASGI application, in an event loop that does other things as well, and with bounds.
 
 The protocol is uvicorn's, over httptools. What uvicorn leaves open is closed here: how long a request may take to
 arrive and its answer to be taken, how large its head may be, how many connections there may be, and from one address.
@@ -175,9 +175,8 @@ class _Refusal(Exception):  # noqa: N818 -- it is the answer, not a fault of our
 
     def __init__(self, status: bytes, message: bytes) -> None:
         super().__init__(message)
-        self.answer = (
-            b"HTTP/1.1 %b\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-        ) % (status, len(message), message)
+        fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close" % len(message)
+        self.answer = b"HTTP/1.1 %b\r\n%b\r\n\r\n%b" % (status, fields, message)
 
 
 _MALFORMED = _Refusal(b"400 Bad Request", b"the request is not HTTP/1.1\n")

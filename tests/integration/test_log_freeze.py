@@ -1,4 +1,4 @@
-"""A frozen log: what it signs last, what it still answers, and that every face refuses entries and names the successor."""
+"""A frozen log: what it signs last and still answers, and that every face refuses entries and names the successor."""
 
 from __future__ import annotations
 

@@ -66,9 +66,12 @@ class Log:
     async def published(self, size: int) -> Checkpoint:
         """The published checkpoint, once it is of this size or larger."""
         async with asyncio.timeout(30):
-            while (checkpoint := open_checkpoint((await self.get("/checkpoint")).content, key=self.vkey)).size < size:
+            while (checkpoint := await self.checkpoint()).size < size:  # noqa: ASYNC110 -- of another party, which is asked
                 await asyncio.sleep(0)
         return checkpoint
+
+    async def checkpoint(self) -> Checkpoint:
+        return open_checkpoint((await self.get("/checkpoint")).content, key=self.vkey)
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
         return await self.http.get(path, headers={"accept-encoding": "identity", **_fields(headers)})
@@ -82,8 +85,9 @@ def _fields(headers: dict[str, str]) -> dict[str, str]:
 async def served(
     folder: Path, *, kinds: frozenset[str] = ALL_KINDS, limits: Limits = LIMITS, rules: AdmissionRules | None = None
 ) -> AsyncIterator[Log]:
-    if not folder.exists():
-        create_log(DataDirectory(path=folder), origin=ORIGIN, passphrase=None)
+    directory = DataDirectory(path=folder)
+    if not directory.vkey.exists():
+        create_log(directory, origin=ORIGIN, passphrase=None)
     config = ServeConfig(
         data=folder,
         grpc="127.0.0.1:0",

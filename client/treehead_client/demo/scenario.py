@@ -16,6 +16,7 @@ from treehead_client.demo.stage import Finished, Server, Stage
 from treehead_client.demo.wheel import bundled_wheel, rebuilt_wheel
 from treehead_client.verdict import EXIT_MISBEHAVIOUR, EXIT_OK, EXIT_REFUSED, EXIT_UNDECIDED
 
+_ANY_PORT = "127.0.0.1:0"
 _ORIGIN = "log.example/demo"
 _INTERVAL_MS = 500
 _EVIDENCE_S_MAX = 30.0
@@ -56,7 +57,7 @@ class _Scenario:
         self._tell.act("Act 1: a log that keeps its word")
         with self._tell.step("A log operator makes a log and starts it"):
             self._vkey = self._do("treehead-log", "init", "--data", "log", "--origin", _ORIGIN).stdout.strip()
-            log = self._serve("treehead-log", "serve", "--data", "log", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+            log = self._serve_log("log")
             self._write("policy", f"log {self._vkey}\nquorum none\n")
         with self._tell.step("Three independent monitors follow the log, and gossip with each other"):
             for name in _MONITORS:
@@ -135,8 +136,8 @@ class _Scenario:
             for server in (*self._monitors, log):
                 server.stop()
             shutil.copytree(self._folder / "log", self._folder / "log-private")
-            public = self._serve("treehead-log", "serve", "--data", "log", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
-            private = self._serve("treehead-log", "serve", "--data", "log-private", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+            public = self._serve_log("log")
+            private = self._serve_log("log-private")
         with self._tell.step("A backdoored wheel is logged, but only on the face that the victim is shown"):
             backdoored = self._copy(self._wheel, "victim")
             _flip_byte(self._folder / backdoored)
@@ -178,6 +179,9 @@ class _Scenario:
             expected = f"exit code {exit_code}" + (f" and an answer that begins with {says!r}" if says else "")
             raise RefusedError(f"step {self._tell.steps} of the demonstration went wrong: expected {expected}")
         return done
+
+    def _serve_log(self, data: str) -> Server:
+        return self._serve("treehead-log", "serve", "--data", data, "--grpc", _ANY_PORT, "--http", _ANY_PORT)
 
     def _serve(self, program: str, *arguments: str) -> Server:
         self._tell.command(program, *arguments)

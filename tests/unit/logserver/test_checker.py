@@ -205,13 +205,17 @@ def test_the_errors_that_a_leaf_meets_can_be_told_by_name() -> None:
         assert (type(outcome), str(outcome)) == (error, "why")
 
 
+def environment_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="only Linux shows a process's environment")
 async def test_the_process_is_not_told_the_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PASSPHRASE_VARIABLE, "secret")
     checker = Checker(AdmissionRules(), answer_ms=10_000)
     try:
         process = await checker.start()
-        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+        environment = environment_of(process.pid)
         assert b"PATH=" in environment
         assert b"secret" not in environment
     finally:

@@ -109,9 +109,9 @@ def test_what_is_not_understood_is_refused_by_name(folder: Path, text: str | byt
 
 
 def test_the_file_is_named(folder: Path) -> None:
-    with pytest.raises(UsageError, match="log.toml"):
+    with pytest.raises(UsageError, match=r"log\.toml"):
         read(folder, "surprise = 1")
-    with pytest.raises(UsageError, match="absent.toml"):
+    with pytest.raises(UsageError, match=r"absent\.toml"):
         read_config_file(folder / "absent.toml")
 
 

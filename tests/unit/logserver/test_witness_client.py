@@ -363,7 +363,10 @@ async def test_a_witness_that_does_not_know_the_log_is_a_problem() -> None:
 async def test_a_witness_that_knows_the_log_by_another_key_is_a_problem() -> None:
     async with desk(logs=(OTHER_LOG_KEY,)) as at:
         assert not await at.cosign()
-        assert "answers 403 (it says: not signed by a trusted key): it does not trust" in at.client.state.problem
+        assert (
+            "answers 403 (it says: not signed by a trusted key): it does not know this log, or not the key"
+            in at.client.state.problem
+        )
 
 
 async def test_a_witness_that_is_down_is_a_problem_and_cosigns_when_it_is_back() -> None:
