@@ -24,6 +24,8 @@ PROGRAMS = (
     "open_loop",
     "batches",
     "opaque",
+    "add",
+    "witnessed",
     "proofs",
     "prover",
     "verification",

@@ -16,6 +16,9 @@ import grpc
 
 from bench.rig.entries import Submission
 from bench.rig.verifier import Verifier
+from treehead.checkpoint import parse_checkpoint
+from treehead.errors import UnavailableError
+from treehead.note import parse_note
 from treehead.v1 import log_pb2
 from treehead.wire import CHANNEL_OPTIONS
 
@@ -83,10 +86,15 @@ class Connections:
 
         return ask
 
-    async def checkpoint(self) -> bytes:
-        """The log's newest checkpoint, unverified."""
-        answer = await self.ask("GetCheckpoint")(log_pb2.GetCheckpointRequest().SerializeToString())
-        return log_pb2.GetCheckpointResponse.FromString(answer).checkpoint
+    async def published(self, *, size: int) -> bytes:
+        """The first published checkpoint of a tree of at least `size` entries, unverified; it is waited for."""
+        watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
+        watch = self._channels[0].unary_stream(f"{SERVICE}/WatchCheckpoints")
+        async for answer in watch(log_pb2.WatchCheckpointsRequest().SerializeToString(), timeout=CALL_SECONDS_MAX):
+            data = log_pb2.WatchCheckpointsResponse.FromString(answer).checkpoint
+            if parse_checkpoint(parse_note(data).text).size >= size:
+                return data
+        raise UnavailableError(f"the log ended before it published a checkpoint of size {size}")
 
 
 def adding(connections: Connections, submissions: Iterator[Submission], verifier: Verifier) -> Call:

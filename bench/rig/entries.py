@@ -39,9 +39,9 @@ class Submission:
     known: Mapping[int, int] = field(default_factory=dict)
 
 
-def single(leaf: bytes) -> Submission:
+def single(leaf: bytes, *, wait: log_pb2.Wait.ValueType = log_pb2.WAIT_UNSPECIFIED) -> Submission:
     """An AddEntry request."""
-    request = log_pb2.AddEntryRequest(leaf=leaf).SerializeToString()
+    request = log_pb2.AddEntryRequest(leaf=leaf, wait=wait).SerializeToString()
     return Submission(request=request, leaf_hashes=(hash_leaf(leaf),))
 
 

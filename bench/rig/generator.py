@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -50,11 +52,16 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenLoad:
-    """What an open loop measured. `late` is how long after its time each call was sent, which is in its latency."""
+    """What an open loop measured.
+
+    `late` is how long after its time each call was sent, which is in its latency. `overdue` is the share of calls that
+    took longer than they were allowed to.
+    """
 
     offered_per_s: float
     load: Load
     late: Latency
+    overdue: float
 
 
 class TooFewError(Exception):
@@ -159,17 +166,27 @@ async def _call_on(call: Call, tally: _Tally) -> None:
 
 
 async def open_loop(
-    call: Call, *, calls_per_s: float, warm_up_s: float, seconds: float, server: ServerProcess
+    call: Call,
+    *,
+    calls_per_s: float,
+    warm_up_s: float,
+    seconds: float,
+    server: ServerProcess,
+    moments: random.Random | None = None,
+    allowed_s: float = math.inf,
 ) -> OpenLoad:
-    """Make calls at a fixed rate, evenly spaced, whatever becomes of them; returns when all are answered."""
+    """Make calls at a rate, whatever becomes of them; returns when all are answered.
+
+    They are evenly spaced, or, with something to draw their `moments` from, independent of one another (Poisson).
+    """
     tally = _Tally(server=server)
     late_s: list[float] = []
     began = time.perf_counter()
     due = began
     with _collector_off():
         async with asyncio.TaskGroup() as tasks:
-            for number in range(round(calls_per_s * (warm_up_s + seconds))):
-                due = began + number / calls_per_s
+            for after_s in _moments(calls_per_s, warm_up_s + seconds, moments):
+                due = began + after_s
                 await asyncio.sleep(0)  # even when late: the answers want to be taken, too
                 while (early := due - time.perf_counter()) > 0:  # noqa: ASYNC110 -- a timer may ring early
                     await asyncio.sleep(early)
@@ -180,7 +197,20 @@ async def open_loop(
                     late_s.append(time.perf_counter() - due)
                 tasks.create_task(_call_once(call, tally, due=due, counts=counts))
         tally.end()
-    return OpenLoad(offered_per_s=calls_per_s, load=tally.load(), late=latency_of(late_s))
+    load = tally.load()
+    overdue = sum(latency_s > allowed_s for latency_s in tally.latencies_s) / load.latency.count
+    return OpenLoad(offered_per_s=calls_per_s, load=load, late=latency_of(late_s), overdue=overdue)
+
+
+def _moments(calls_per_s: float, seconds: float, moments: random.Random | None) -> Iterator[float]:
+    """When calls are due, in seconds from the start on."""
+    if moments is None:
+        yield from (number / calls_per_s for number in range(round(calls_per_s * seconds)))
+        return
+    after_s = moments.expovariate(calls_per_s)
+    while after_s < seconds:
+        yield after_s
+        after_s += moments.expovariate(calls_per_s)
 
 
 async def _call_once(call: Call, tally: _Tally, *, due: float, counts: bool) -> None:

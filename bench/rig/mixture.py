@@ -198,12 +198,13 @@ class Mixture:
 
     async def _find(self, rng: random.Random) -> None:
         known = rng.choice(self._known)
-        request = log_pb2.FindEntriesRequest(algorithm="sha256", digest=known.sha256)
+        request = log_pb2.FindEntriesRequest(digest=log_pb2.Digest(algorithm="sha256", value=known.sha256))
         response = await self._stub.FindEntries(request, timeout=CALL_SECONDS_MAX)
         head = self._head(response.checkpoint)
         for entry in response.entries:
             self._verify(entry.leaf, entry.leaf_index, entry.hashes, head)
-        if known.leaf not in [entry.leaf for entry in response.entries]:
+        # What is found is what has been published.
+        if known.index < head.size and known.leaf not in [entry.leaf for entry in response.entries]:
             raise RefusedError(f"the log does not find entry {known.index} by its digest")
 
     # --- who watches, and who goes away ------------------------------------------------------------------------------

@@ -56,6 +56,13 @@ class ServerProcess:
         self.address = line.removeprefix(LISTENING).strip()
         return self
 
+    async def next_line(self) -> str:
+        """The next line that the server prints, of those that it prints when it is ready."""
+        if self._process is None or self._process.stdout is None:
+            raise ServerError("the server does not run")
+        async with asyncio.timeout(START_SECONDS_MAX):
+            return (await self._process.stdout.readline()).decode().removesuffix("\n")
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -102,6 +109,13 @@ class LogServer(ServerProcess):
         super().__init__("treehead_logserver", *where, *chosen, stderr=folder / "stderr.txt")
         self._folder = folder
         self.vkey = read_vkey(folder)
+        self.http = ""
+        """Where it listens for HTTP: HOST:PORT, as `address` is for gRPC."""
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self.http = (await self.next_line()).removeprefix(f"{LISTENING}http://")
+        return self
 
     def wal_bytes(self) -> int:
         """The size of the write-ahead log, 0 if there is none."""
@@ -115,6 +129,13 @@ class EchoServer(ServerProcess):
 
     def __init__(self, folder: Path, *, answer_bytes: int) -> None:
         super().__init__("bench.rig.echo", str(answer_bytes), stderr=folder / "echo.txt")
+
+
+class HttpEchoServer(ServerProcess):
+    """HTTP without a log: it answers every request with the same bytes (see `bench.rig.httpecho`)."""
+
+    def __init__(self, folder: Path, *, answer_bytes: int) -> None:
+        super().__init__("bench.rig.httpecho", str(answer_bytes), stderr=folder / "httpecho.txt")
 
 
 async def create_log(folder: Path) -> None:

@@ -54,7 +54,8 @@ async def submit(
             seconds=options.seconds,
             server=server,
         )
-        verifier.audit(await connections.checkpoint(), before=before)
+        size = verifier.acknowledged + (0 if before is None else before.size)
+        verifier.audit(await connections.published(size=size), before=before)
     disk = (disk_bytes(folder) - disk_before) / verifier.acknowledged
     return Submitted(start_s=server.start_s, load=load, disk_bytes=disk)
 
@@ -73,7 +74,7 @@ async def submit_at_rate(
             seconds=options.seconds,
             server=server,
         )
-        verifier.audit(await connections.checkpoint())
+        verifier.audit(await connections.published(size=verifier.acknowledged))
     return load
 
 

@@ -1,9 +1,9 @@
 """What the load generator checks: every answer, and at the end the whole log.
 
 An answer counts only when it proves what was asked for: the signature of its checkpoint (once for each distinct one),
-and the inclusion of each entry for which there is a proof. A batch's answer holds no proofs; so at the end the
-generator makes the tree of everything that was acknowledged itself, and compares its root with the one that the log
-signs.
+and the inclusion of each entry for which there is a proof. The answers to batches and to `POST /add` hold no proofs; so
+at the end the generator makes the tree of everything that was acknowledged itself, and compares its root with the one
+that the log signs.
 """
 
 from __future__ import annotations
@@ -12,19 +12,26 @@ from collections import OrderedDict
 
 from bench.rig.entries import Submission
 from treehead.checkpoint import Checkpoint, open_checkpoint
+from treehead.encoding import parse_decimal
 from treehead.errors import RefusedError
 from treehead.keys import VerifierKey
 from treehead.merkle import CompactRange, verify_inclusion
+from treehead.note import parse_note
+from treehead.policy import Policy, check_quorum, verify_head
 from treehead.v1 import log_pb2
 
 _CHECKPOINTS_MAX = 64
 
 
 class Verifier:
-    """Verifies the answers of one log, and remembers which leaf it put where."""
+    """Verifies the answers of one log, and remembers which leaf it put where.
 
-    def __init__(self, vkey: VerifierKey) -> None:
+    With a policy, a checkpoint counts only with the cosignatures that it asks for.
+    """
+
+    def __init__(self, vkey: VerifierKey, *, policy: Policy | None = None) -> None:
         self._vkey = vkey
+        self._policy = policy
         self._opened: OrderedDict[bytes, Checkpoint] = OrderedDict()
         self._places: list[tuple[int, bytes]] = []
 
@@ -34,10 +41,13 @@ class Verifier:
         return len(self._places)
 
     def checkpoint(self, data: bytes) -> Checkpoint:
-        """The checkpoint, which the log signed."""
+        """The checkpoint, which the log signed, and with a policy its witnesses."""
         checkpoint = self._opened.get(data)
         if checkpoint is None:
-            checkpoint = self._opened[data] = open_checkpoint(data, key=self._vkey)
+            checkpoint = open_checkpoint(data, key=self._vkey)
+            if self._policy is not None:
+                check_quorum(self._policy, verify_head(self._policy, parse_note(data)).cosigned)
+            self._opened[data] = checkpoint
             if len(self._opened) > _CHECKPOINTS_MAX:
                 self._opened.popitem(last=False)
         return checkpoint
@@ -58,6 +68,11 @@ class Verifier:
         if response.duplicate:
             raise RefusedError(f"the log calls entry {proof.leaf_index} a duplicate, which it is not")
         self._places.append((proof.leaf_index, leaf_hash))
+
+    def placed(self, submission: Submission, answer: bytes) -> None:
+        """The answer to `POST /add` is the index of a new entry. Not checked before `audit`: that it is there."""
+        (leaf_hash,) = submission.leaf_hashes
+        self._places.append((parse_decimal(answer.decode(errors="replace"), what="index"), leaf_hash))
 
     def added_batch(self, submission: Submission, answer: bytes) -> None:
         """The answer to AddEntries gives each new entry a place in the tree that its checkpoint signs.

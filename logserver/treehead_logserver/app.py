@@ -13,10 +13,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from treehead.errors import StorageError
+from treehead.cosignature import verify_cosignature
+from treehead.errors import StorageError, TreeheadError
 from treehead.httpserver import HttpBounds, HttpServer
 from treehead.keys import VerifierKey
-from treehead.note import parse_note
+from treehead.note import Note, parse_note
+from treehead.policy import Policy
 from treehead.server import Server, stop_requested
 from treehead.tls import ClientTls, load_server_tls
 from treehead.v1 import log_pb2, log_pb2_grpc
@@ -218,6 +220,8 @@ async def _open_panel(
     policy, limits = config.witnessing.policy, config.limits
     transport = await stack.enter_async_context(witness_transport(ClientTls()))
     shown = parse_note(published.newest.checkpoint) if published.size >= 0 else None
+    if shown is not None:
+        _check_cosignatures(shown, policy)
     clients = [
         WitnessClient(
             witness,
@@ -232,6 +236,16 @@ async def _open_panel(
     panel = Panel(clients, policy=policy, log=vkey, grace_ms=limits.grace_ms)
     stack.push_async_callback(panel.close)
     return panel
+
+
+def _check_cosignatures(note: Note, policy: Policy) -> None:
+    """Returns only if all lines by witnesses of the policy verify: from here on they count without another look."""
+    for witness in policy.witnesses:
+        if note.by(witness.key) is not None:
+            try:
+                verify_cosignature(note, key=witness.key)
+            except TreeheadError as exc:
+                raise StorageError(f"the database's published checkpoint is damaged: {exc}") from exc
 
 
 async def _read_freeze(storage: SqliteStorage, vkey: VerifierKey) -> Freeze | None:

@@ -41,7 +41,7 @@ from treehead.tile import TILE_WIDTH
 from treehead.wire import CHANNEL_OPTIONS
 
 BASELINE_SHARE = 0.25
-QUIET_SECONDS = 1.0
+QUIET_SECONDS = 0.5
 """Between two phases, for what is under way to end."""
 EXIT_OK, EXIT_BROKEN = 0, 1
 LOG_TOML = """\
