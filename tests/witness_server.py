@@ -26,9 +26,11 @@ from treehead import files
 from treehead.checkpoint import Checkpoint, parse_checkpoint, verify_checkpoint
 from treehead.cosignature import cosign
 from treehead.errors import ConsistencyError, MalformedError, SignatureError
-from treehead.keys import NoteKeyType, PrivateKey, Scheme, VerifierKey, format_vkey, parse_vkey
+from treehead.keys import NoteKeyType, VerifierKey, format_vkey, parse_vkey
 from treehead.merkle import EMPTY_ROOT, verify_consistency
 from treehead.note import Note, NoteSignature, parse_note
+from treehead.privatekey import PrivateKey
+from treehead.publickey import Scheme
 from treehead.witness import (
     ADD_CHECKPOINT_PATH,
     SIZE_CONTENT_TYPE,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from treehead.errors import TooLargeError, UsageError
 from treehead.files import read_limited
 from treehead.keyfile import read_guarded
-from treehead.keys import PRIVATE_KEY_BYTES_MAX
+from treehead.privatekey import PRIVATE_KEY_BYTES_MAX
 
 if TYPE_CHECKING:
     # Who speaks no TLS does not wait for these.

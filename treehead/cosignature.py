@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from treehead.encoding import INT63_MAX, format_decimal
 from treehead.errors import MalformedError, SignatureError, UnsupportedError
-from treehead.keys import NoteKeyType, SigningKey, VerifierKey, verify_ed25519
+from treehead.keys import NoteKeyType, VerifierKey, verify_ed25519
 from treehead.note import Note, NoteSignature
+from treehead.privatekey import SigningKey
 
 _TIMESTAMP_BYTES = 8
 _SIGNATURE_BYTES = 64

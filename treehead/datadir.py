@@ -23,8 +23,9 @@ from treehead.encoding import parse_utf8
 from treehead.errors import StorageError, TreeheadError, UsageError
 from treehead.files import read_limited, replace, write_new
 from treehead.keyfile import OTHERS_WRITE, read_guarded, read_private_key
-from treehead.keys import VKEY_CHARS_MAX, NoteKeyType, PrivateKey, SigningKey, VerifierKey, format_vkey, parse_vkey
+from treehead.keys import VKEY_CHARS_MAX, NoteKeyType, VerifierKey, format_vkey, parse_vkey
 from treehead.pkcs11 import PKCS11_URI_CHARS_MAX, Pkcs11Uri, format_pkcs11_uri, open_pkcs11_key, parse_pkcs11_uri
+from treehead.privatekey import PrivateKey, SigningKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from treehead.errors import UsageError
 from treehead.files import open_regular, write_new
-from treehead.keys import (
+from treehead.privatekey import (
     PASSPHRASE_BYTES_MAX,
     PRIVATE_KEY_BYTES_MAX,
     SEED_BYTES,
     PrivateKey,
-    Scheme,
     format_private_key,
     parse_private_key,
 )
+from treehead.publickey import Scheme
 
 PASSPHRASE_VARIABLE = "TREEHEAD_PASSPHRASE"  # noqa: S105 -- the name of a variable
 

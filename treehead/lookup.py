@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from treehead.entry import Entry
 from treehead.errors import MalformedError
-from treehead.keys import public_key_from_spki
+from treehead.publickey import public_key_from_spki
 from treehead.purl import PURL_START, PackageUrl, canonical_purl, package_of, parse_purl
 from treehead.statement import DIGEST_BYTES, DIGEST_CHARS_MAX, NAME_CHARS_MAX, is_algorithm
 

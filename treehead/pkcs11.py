@@ -25,7 +25,8 @@ from urllib.parse import quote, unquote_to_bytes
 
 from treehead.encoding import format_base64, parse_utf8
 from treehead.errors import MalformedError, SignatureError, StorageError, TooLargeError, UsageError
-from treehead.keys import NoteKeyType, PublicKey, VerifierKey, parse_public_key
+from treehead.keys import NoteKeyType, VerifierKey
+from treehead.publickey import PublicKey, parse_public_key
 
 if TYPE_CHECKING:
     from pkcs11 import Object, Session, SignMixin, Token

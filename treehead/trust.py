@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from treehead.encoding import parse_decimal, parse_utf8
 from treehead.errors import MalformedError, UntrustedError
-from treehead.keys import PublicKey, parse_public_key
+from treehead.publickey import PublicKey, parse_public_key
 from treehead.statement import PYPI, UNNAMED_ECOSYSTEM, normalise_project
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from treehead.display import printable
 from treehead.errors import TooLargeError, UsageError
 from treehead.files import read_limited
 from treehead.keyfile import read_passphrase
-from treehead.keys import PRIVATE_KEY_BYTES_MAX
+from treehead.privatekey import PRIVATE_KEY_BYTES_MAX
 
 _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 

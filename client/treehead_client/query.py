@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from treehead.display import NAME_CHARS_MAX
 from treehead.errors import MalformedError, UnsupportedError, UsageError
-from treehead.keys import RSA, Scheme, parse_public_key
 from treehead.lookup import Term, digest_term, name_term, purl_term, signer_term
+from treehead.publickey import RSA, Scheme, parse_public_key
 from treehead.purl import PURL_START
 from treehead.statement import parse_digest
 from treehead.v1 import log_pb2

@@ -23,6 +23,7 @@ from treehead.server import Server, stop_requested
 from treehead.tls import ClientTls, load_server_tls
 from treehead.v1 import log_pb2, log_pb2_grpc
 from treehead_logserver.admission import Admission
+from treehead_logserver.calls import Calls
 from treehead_logserver.config import ServeConfig
 from treehead_logserver.datadir import DataDirectory
 from treehead_logserver.freeze import Freeze, open_freeze
@@ -172,8 +173,7 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
             freeze=freeze,
             prover=prover,
             storage=storage,
-            quotas=quotas,
-            metrics=metrics,
+            calls=Calls(quotas=quotas, metrics=metrics, retry_ms=limits.retry_ms),
         )
         log_pb2_grpc.add_LogServicer_to_server(service, server.grpc)
         application = make_application(

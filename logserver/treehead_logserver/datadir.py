@@ -19,8 +19,10 @@ from treehead.datadir import KeyDirectory, locked, write_key_uri, write_vkey
 from treehead.errors import MalformedError, UsageError
 from treehead.files import sync_directory
 from treehead.keyfile import create_private_key
-from treehead.keys import NoteKeyType, Scheme, SigningKey, VerifierKey, is_key_name
+from treehead.keys import NoteKeyType, VerifierKey, is_key_name
 from treehead.pkcs11 import Pkcs11Uri, open_pkcs11_key, parse_pkcs11_uri
+from treehead.privatekey import SigningKey
+from treehead.publickey import Scheme
 from treehead.tile import RightEdge
 from treehead_logserver.highwater import create_mark
 from treehead_logserver.signer import Signer

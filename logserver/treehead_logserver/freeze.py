@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from treehead.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from treehead.errors import RefusedError, StorageError, TreeheadError, UsageError
-from treehead.keys import NoteKeyType, SigningKey, VerifierKey, format_vkey, parse_vkey
+from treehead.keys import NoteKeyType, VerifierKey, format_vkey, parse_vkey
+from treehead.privatekey import SigningKey
 from treehead_logserver.opening import OpenedLog
 
 _FROZEN = "frozen"

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from treehead.checkpoint import open_checkpoint
 from treehead.datadir import locked, read_vkey, signing_key
 from treehead.errors import MalformedError, SignatureError, StorageError
-from treehead.keys import SigningKey, VerifierKey
+from treehead.keys import VerifierKey
+from treehead.privatekey import SigningKey
 from treehead.tile import RightEdge
 from treehead_logserver.datadir import DataDirectory
 from treehead_logserver.highwater import HighWaterMark, create_mark

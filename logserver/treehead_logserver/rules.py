@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from treehead.entry import Entry
 from treehead.errors import MalformedError, TooLargeError, UnsupportedError, UntrustedError
-from treehead.keys import PublicKey, format_public_key
+from treehead.publickey import PublicKey, format_public_key
 from treehead.tile import ENTRY_BYTES_MAX
 from treehead.trust import Trust, format_rule, name_of, parse_rule_tables, parse_signers
 from treehead_logserver.kinds import ALL_KINDS, OPAQUE, SIGNED_KINDS

@@ -7,90 +7,33 @@ the size of the log before anything else sees it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import grpc
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from treehead.entry import KINDS
-from treehead.errors import MalformedError, StorageError, TreeheadError, UnsupportedError, UntrustedError
+from treehead.errors import MalformedError, StorageError, TreeheadError, UnsupportedError
 from treehead.keys import VerifierKey, format_vkey
 from treehead.lookup import digest_term, name_term, purl_term, signer_term
 from treehead.merkle import HASH_BYTES
 from treehead.v1 import log_pb2, log_pb2_grpc
-from treehead.wire import status_of
-from treehead_logserver.backlog import BusyError, QuotaError
+from treehead_logserver.calls import Calls, Places, Status, invalid, out_of_range, status_of
 from treehead_logserver.config import Limits
 from treehead_logserver.finder import Finder
-from treehead_logserver.freeze import Freeze, FrozenError
+from treehead_logserver.freeze import Freeze
 from treehead_logserver.heads import Head, Heads
 from treehead_logserver.intake import Intake, Logged
-from treehead_logserver.journal import REFUSALS, REQUEST, REQUEST_ID, RequestId
 from treehead_logserver.kinds import OPAQUE
-from treehead_logserver.metrics import Metrics
 from treehead_logserver.prover import Prover
 from treehead_logserver.publisher import Publisher
-from treehead_logserver.quota import Quotas
 from treehead_logserver.rules import AdmissionRules
 from treehead_logserver.storage.base import Placed, Reading, Term
 from treehead_logserver.witness.panel import Panel
 
 if TYPE_CHECKING:
     from treehead.v1.log_pb2_grpc import _ServicerContext as Context
-
-_LOG = logging.getLogger(__name__)
-
-_REFUSALS = logging.getLogger(REFUSALS)
-_STREAMS = frozenset({"WatchCheckpoints", "GetEntries"})
-"""How long these take is up to the caller."""
-
-PUSHBACK = "grpc-retry-pushback-ms"
-"""The trailing metadata by which a gRPC server says when to try again (gRFC A6)."""
-
-
-class _Status(Exception):  # noqa: N818 -- it is the answer, not a fault of ours
-    """The call ends with this status."""
-
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def _invalid(message: str) -> _Status:
-    return _Status(grpc.StatusCode.INVALID_ARGUMENT, message)
-
-
-def _out_of_range(message: str) -> _Status:
-    return _Status(grpc.StatusCode.OUT_OF_RANGE, message)
-
-
-class _Places:
-    """The places of one kind of call, each taken until gRPC is done with the call: its answer is ours till then."""
-
-    def __init__(self, count_max: int, *, doing: str) -> None:
-        self._count_max = count_max
-        self._doing = doing
-        self._taken = 0
-
-    def take(self, context: Context) -> None:
-        """Give the call a place.
-
-        Raises:
-            BusyError: there is none left.
-        """
-        if self._taken >= self._count_max:
-            raise BusyError(f"{self._taken} others {self._doing} this log already, and it allows no more")
-        self._taken += 1
-        context.add_done_callback(self._leave)  # type: ignore[arg-type] # its type is no protocol
-
-    def _leave(self, _: Context) -> None:
-        self._taken -= 1
 
 
 class LogService(log_pb2_grpc.LogServicer):
@@ -109,21 +52,19 @@ class LogService(log_pb2_grpc.LogServicer):
         freeze: Freeze | None,
         prover: Prover,
         storage: Reading,
-        quotas: Quotas,
-        metrics: Metrics,
+        calls: Calls,
     ) -> None:
-        self._quotas = quotas
+        self._calls = calls
         self._limits = limits
         self._intake = intake
         self._heads = heads
         self._published = published
         self._publisher = publisher
-        self._metrics = metrics
         self._prover = prover
         self._storage = storage
-        self._watchers = _Places(limits.watchers_max, doing="watch")
-        self._readers = _Places(limits.readers_max, doing="read entries of")
-        self._finders = _Places(limits.finders_max, doing="look for entries in")
+        self._watchers = Places(limits.watchers_max, doing="watch")
+        self._readers = Places(limits.readers_max, doing="read entries of")
+        self._finders = Places(limits.finders_max, doing="look for entries in")
         self._finder = Finder(storage, prover, limits)
         self._info = log_pb2.GetLogInfoResponse(
             origin=vkey.name,
@@ -139,21 +80,21 @@ class LogService(log_pb2_grpc.LogServicer):
     # --- writing -----------------------------------------------------------------------------------------------------
 
     async def AddEntry(self, request: log_pb2.AddEntryRequest, context: Context) -> log_pb2.AddEntryResponse:
-        async with self._answering("AddEntry", context):
+        async with self._calls.answering("AddEntry", context):
             logged = await self._log([request.leaf], request.wait, context)
             (outcome,) = logged.outcomes
             if not isinstance(outcome, Placed):
-                raise _Status(_status_of(outcome), _refusal(outcome))
+                raise Status(status_of(outcome), _refusal(outcome))
             (index, duplicate), head = outcome, logged.head
             hashes = await self._prover.prove_inclusion(index=index, size=head.size, head=head)
             proof = log_pb2.InclusionProof(leaf_index=index, hashes=hashes, checkpoint=head.checkpoint)
             return log_pb2.AddEntryResponse(proof=proof, duplicate=duplicate)
 
     async def AddEntries(self, request: log_pb2.AddEntriesRequest, context: Context) -> log_pb2.AddEntriesResponse:
-        async with self._answering("AddEntries", context):
+        async with self._calls.answering("AddEntries", context):
             leaves = list(request.leaves)
             if len(leaves) > self._limits.batch_entries_max:
-                raise _invalid(f"field leaves has {len(leaves)} entries; at most {self._limits.batch_entries_max} fit")
+                raise invalid(f"field leaves has {len(leaves)} entries; at most {self._limits.batch_entries_max} fit")
             logged = await self._log(leaves, request.wait, context)
             response = log_pb2.AddEntriesResponse(checkpoint=logged.head.checkpoint)
             add_result = response.results.add  # a third of what it takes to make each message and copy it
@@ -167,7 +108,7 @@ class LogService(log_pb2_grpc.LogServicer):
 
     async def _log(self, leaves: Sequence[bytes], wait: log_pb2.Wait.ValueType, context: Context) -> Logged:
         if wait not in log_pb2.Wait.values():
-            raise _invalid(f"field wait is {wait}, which is not one of {', '.join(log_pb2.Wait.keys())}")
+            raise invalid(f"field wait is {wait}, which is not one of {', '.join(log_pb2.Wait.keys())}")
         return await self._intake.log(
             leaves, face="grpc", address=context.peer(), witnessed=wait == log_pb2.WAIT_WITNESSED
         )
@@ -177,26 +118,26 @@ class LogService(log_pb2_grpc.LogServicer):
     async def GetCheckpoint(
         self, request: log_pb2.GetCheckpointRequest, context: Context
     ) -> log_pb2.GetCheckpointResponse:
-        async with self._answering("GetCheckpoint", context):
+        async with self._calls.answering("GetCheckpoint", context):
             return log_pb2.GetCheckpointResponse(checkpoint=self._published.newest.checkpoint)
 
     async def WatchCheckpoints(  # type: ignore[override] # see _write
         self, request: log_pb2.WatchCheckpointsRequest, context: Context
     ) -> None:
-        async with self._answering("WatchCheckpoints", context):
+        async with self._calls.answering("WatchCheckpoints", context):
             self._watchers.take(context)
             head: Head | None = self._published.newest
             while head is not None:
                 await self._write(context, log_pb2.WatchCheckpointsResponse(checkpoint=head.checkpoint))
                 head = await self._published.after(head.size)
-            raise _Status(grpc.StatusCode.UNAVAILABLE, "the log is shutting down; watch it again later")
+            raise Status(grpc.StatusCode.UNAVAILABLE, "the log is shutting down; watch it again later")
 
     # --- proofs ------------------------------------------------------------------------------------------------------
 
     async def GetInclusionProof(
         self, request: log_pb2.GetInclusionProofRequest, context: Context
     ) -> log_pb2.GetInclusionProofResponse:
-        async with self._answering("GetInclusionProof", context):
+        async with self._calls.answering("GetInclusionProof", context):
             index = await self._leaf_index(request)
             head = self._heads.newest
             if request.HasField("tree_size"):
@@ -204,9 +145,9 @@ class LogService(log_pb2_grpc.LogServicer):
             else:
                 size = self._published.size if index < self._published.size else head.size
             if size > head.size:
-                raise _out_of_range(f"field tree_size is {size}; the log has {head.size} entries")
+                raise out_of_range(f"field tree_size is {size}; the log has {head.size} entries")
             if index >= size:
-                raise _out_of_range(f"field leaf: entry {index} is not in the tree of size {size}")
+                raise out_of_range(f"field leaf: entry {index} is not in the tree of size {size}")
             return log_pb2.GetInclusionProofResponse(
                 leaf_index=index,
                 tree_size=size,
@@ -225,24 +166,24 @@ class LogService(log_pb2_grpc.LogServicer):
                 return request.leaf_index
             case "leaf_hash":
                 if len(request.leaf_hash) != HASH_BYTES:
-                    raise _invalid(f"field leaf_hash has {len(request.leaf_hash)} bytes, not {HASH_BYTES}")
+                    raise invalid(f"field leaf_hash has {len(request.leaf_hash)} bytes, not {HASH_BYTES}")
                 index = await self._storage.find_leaf(request.leaf_hash)
                 # The store may know of an entry whose commit is still on its way back to us, and so to its submitter.
                 if index is None or index >= self._heads.newest.size:
-                    raise _Status(grpc.StatusCode.NOT_FOUND, "field leaf_hash: the log has no such leaf")
+                    raise Status(grpc.StatusCode.NOT_FOUND, "field leaf_hash: the log has no such leaf")
                 return index
             case None:
-                raise _invalid("field leaf is missing: give leaf_index or leaf_hash")
+                raise invalid("field leaf is missing: give leaf_index or leaf_hash")
 
     async def GetConsistencyProof(
         self, request: log_pb2.GetConsistencyProofRequest, context: Context
     ) -> log_pb2.GetConsistencyProofResponse:
-        async with self._answering("GetConsistencyProof", context):
+        async with self._calls.answering("GetConsistencyProof", context):
             head = self._heads.newest
             if request.second_size > head.size:
-                raise _out_of_range(f"field second_size is {request.second_size}; the log has {head.size} entries")
+                raise out_of_range(f"field second_size is {request.second_size}; the log has {head.size} entries")
             if request.first_size > request.second_size:
-                raise _out_of_range(
+                raise out_of_range(
                     f"field first_size is {request.first_size}, which is larger than second_size {request.second_size}"
                 )
             hashes = await self._prover.prove_consistency(
@@ -255,15 +196,15 @@ class LogService(log_pb2_grpc.LogServicer):
     async def GetEntries(  # type: ignore[override] # see _write
         self, request: log_pb2.GetEntriesRequest, context: Context
     ) -> None:
-        async with self._answering("GetEntries", context):
+        async with self._calls.answering("GetEntries", context):
             size = self._heads.newest.size
             index, end = request.first_index, request.end_index if request.HasField("end_index") else size
             if end > size:
-                raise _out_of_range(f"field end_index is {end}; the log has {size} entries")
+                raise out_of_range(f"field end_index is {end}; the log has {size} entries")
             if index > size:
-                raise _out_of_range(f"field first_index is {index}; the log has {size} entries")
+                raise out_of_range(f"field first_index is {index}; the log has {size} entries")
             if index > end:
-                raise _invalid(f"field first_index is {index}, which is beyond end_index {end}")
+                raise invalid(f"field first_index is {index}, which is beyond end_index {end}")
             self._readers.take(context)
             while index < end:
                 leaves = await self._read_leaves(index, min(end, index + self._limits.chunk_entries_max))
@@ -271,7 +212,7 @@ class LogService(log_pb2_grpc.LogServicer):
                 index += len(leaves)
 
     async def FindEntries(self, request: log_pb2.FindEntriesRequest, context: Context) -> log_pb2.FindEntriesResponse:
-        async with self._answering("FindEntries", context):
+        async with self._calls.answering("FindEntries", context):
             term = _term_of(request)
             self._finders.take(context)
             head = self._published.newest
@@ -295,7 +236,7 @@ class LogService(log_pb2_grpc.LogServicer):
         return list(leaves)
 
     async def GetLogInfo(self, request: log_pb2.GetLogInfoRequest, context: Context) -> log_pb2.GetLogInfoResponse:
-        async with self._answering("GetLogInfo", context):
+        async with self._calls.answering("GetLogInfo", context):
             info = log_pb2.GetLogInfoResponse()
             info.CopyFrom(self._info)
             if self._publisher.panel is not None:
@@ -332,64 +273,16 @@ class LogService(log_pb2_grpc.LogServicer):
             async with asyncio.timeout(self._limits.write_ms / 1_000):
                 await context.write(message)
         except TimeoutError:
-            raise _Status(
+            raise Status(
                 grpc.StatusCode.DEADLINE_EXCEEDED, f"the last message was not taken within {self._limits.write_ms} ms"
             ) from None
-
-    # --- errors ------------------------------------------------------------------------------------------------------
-
-    @contextlib.asynccontextmanager
-    async def _answering(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Whatever the call raises ends it with a status and one sentence that gives nothing of ours away."""
-        began = perf_counter()
-        REQUEST.set(RequestId(lambda: _request_id_of(context)))
-        trailing: tuple[tuple[str, str | bytes], ...] = ()
-        try:
-            self._quotas.charge_request(context.peer)
-            yield
-        except _Status as status:
-            code, message = status.code, str(status)
-        except BusyError as exc:
-            if isinstance(exc, QuotaError):
-                await self._quotas.hold(exc)
-            code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, str(exc)
-            trailing = _when_to_retry(message, exc.retry_ms if isinstance(exc, QuotaError) else self._limits.retry_ms)
-        except StorageError as exc:
-            _LOG.error("%s", exc)
-            code, message = grpc.StatusCode.UNAVAILABLE, "the log cannot read its database; try again later"
-        except TreeheadError as exc:
-            code, message = _status_of(exc), str(exc)
-        except Exception:  # noqa: BLE001 -- it is logged, and the caller learns no more than that it happened
-            _LOG.exception("a call failed over a defect of Treehead")
-            code, message = grpc.StatusCode.INTERNAL, "the log made a mistake, and its operator finds it in the journal"
-        else:
-            self._count(method, "OK", began)
-            return
-        self._count(method, code.name, began)
-        _report(code, message)
-        context.set_trailing_metadata((*trailing, (REQUEST_ID, str(REQUEST.get()))))
-        await context.abort(code, message)
-
-    def _count(self, method: str, code: str, began: float) -> None:
-        self._metrics.grpc_calls.labels(method, code).inc()
-        if method not in _STREAMS:
-            self._metrics.grpc_seconds.labels(method).observe(perf_counter() - began)
-
-
-def _when_to_retry(message: str, retry_ms: int) -> tuple[tuple[str, str | bytes], ...]:
-    """The trailing metadata that tell a caller when to try again: gRPC itself, and programs that read `RetryInfo`."""
-    info = error_details_pb2.RetryInfo()
-    info.retry_delay.FromMilliseconds(retry_ms)
-    status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message)
-    status.details.add().Pack(info)
-    return ((PUSHBACK, str(retry_ms)), *rpc_status.to_status(status).trailing_metadata)
 
 
 def _term_of(request: log_pb2.FindEntriesRequest) -> Term:
     """What a call of FindEntries looks for.
 
     Raises:
-        _Status: the query is missing or malformed; the message names the field.
+        Status: the query is missing or malformed; the message names the field.
     """
     field = request.WhichOneof("query")
     try:
@@ -403,33 +296,11 @@ def _term_of(request: log_pb2.FindEntriesRequest) -> Term:
             case "signer":
                 return signer_term(request.signer)
             case None:
-                raise _invalid("field query is missing: give digest, name, purl or signer")
+                raise invalid("field query is missing: give digest, name, purl or signer")
     except (MalformedError, UnsupportedError) as exc:
-        raise _invalid(f"field {field}: {exc}") from exc
+        raise invalid(f"field {field}: {exc}") from exc
 
 
 def _refusal(error: TreeheadError) -> str:
     """Why a leaf was not admitted, in one sentence."""
     return f"leaf: {error}"
-
-
-def _status_of(error: TreeheadError) -> grpc.StatusCode:
-    if isinstance(error, UntrustedError):
-        return grpc.StatusCode.PERMISSION_DENIED
-    if isinstance(error, FrozenError):
-        return grpc.StatusCode.FAILED_PRECONDITION
-    return status_of(error)
-
-
-def _request_id_of(context: Context) -> str | None:
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID and isinstance(value, str):
-            return value
-    return None
-
-
-def _report(code: grpc.StatusCode, message: str) -> None:
-    if code is grpc.StatusCode.UNAVAILABLE:
-        _LOG.warning("answered %s: %s", code.name, message)
-    elif code not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE):
-        _REFUSALS.info("answered %s: %s", code.name, message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from treehead.checkpoint import Checkpoint, sign_checkpoint
-from treehead.keys import SigningKey
+from treehead.privatekey import SigningKey
 from treehead.tile import RightEdge
 from treehead_logserver.storage.base import TreeState
 

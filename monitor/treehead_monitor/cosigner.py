@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from treehead.cosignature import cosign
-from treehead.keys import NoteKeyType, PrivateKey, VerifierKey
+from treehead.keys import NoteKeyType, VerifierKey
 from treehead.note import Note
+from treehead.privatekey import PrivateKey
 from treehead_monitor.head import LogHead
 
 

@@ -18,7 +18,8 @@ from treehead.errors import TreeheadError, UsageError
 from treehead.evidence import EVIDENCE_BYTES_MAX, EVIDENCE_SUFFIX, Evidence, parse_evidence
 from treehead.files import read_limited, replace
 from treehead.keyfile import create_private_key
-from treehead.keys import NoteKeyType, Scheme, VerifierKey, is_key_name
+from treehead.keys import NoteKeyType, VerifierKey, is_key_name
+from treehead.publickey import Scheme
 from treehead_monitor.database import create_database
 from treehead_monitor.message import EvidenceId, evidence_id
 

@@ -24,8 +24,9 @@ from tests.abuse.scene import Address
 from treehead.encoding import format_base64, parse_base64, parse_decimal
 from treehead.entry.base import KEY_DETAILS
 from treehead.entry.hashedrekord import format_leaf
-from treehead.keys import PrivateKey, Scheme
 from treehead.merkle import hash_leaf
+from treehead.privatekey import PrivateKey
+from treehead.publickey import Scheme
 from treehead.tile import TILE_WIDTH, TilePath, format_tile_path, parse_entry_bundle
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogStub

@@ -21,7 +21,8 @@ from tests.abuse.frames import (
 )
 from tests.abuse.http1 import format_request, read_answer
 from tests.abuse.scene import Scene, repeat
-from treehead.keys import PrivateKey, Scheme
+from treehead.privatekey import PrivateKey
+from treehead.publickey import Scheme
 from treehead.v1 import log_pb2
 
 WORKERS = 4

@@ -24,8 +24,8 @@ from tests.unit.library.specimens import (
     proof_file,
     tree_with,
 )
-from treehead.keys import PrivateKey
 from treehead.policy import parse_policy
+from treehead.privatekey import PrivateKey
 from treehead.trust import parse_trust
 from treehead.wire import SERVER_OPTIONS
 from treehead_client.memory import Memory

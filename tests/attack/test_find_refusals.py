@@ -45,9 +45,10 @@ from treehead.errors import (
     TreeheadError,
 )
 from treehead.evidence import parse_evidence, verify_evidence
-from treehead.keys import PrivateKey, format_vkey
+from treehead.keys import format_vkey
 from treehead.note import format_note
 from treehead.policy import Policy, parse_policy
+from treehead.privatekey import PrivateKey
 from treehead.statement import format_release_statement
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogServicer, add_LogServicer_to_server

@@ -110,7 +110,7 @@ async def test_what_is_moved_while_a_reader_looks_is_found(
                     storage._lookups.moved()
 
         monkeypatch.setattr(treehead.sqlite, "_settle_wal", lambda path: None)  # that there are two is our doing
-        for name in ("find_in_table", "_find_older"):
+        for name in ("find_in_table", "find_older"):
             monkeypatch.setattr(sqlite, name, all_is_moved(getattr(sqlite, name)))
         assert await storage.find_leaf(entry.leaf_hash) == 0
         assert moved > 3

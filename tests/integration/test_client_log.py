@@ -26,8 +26,10 @@ from tests.unit.library.specimens import (
 )
 from treehead.checkpoint import parse_checkpoint
 from treehead.errors import TreeheadError
-from treehead.keys import NoteKeyType, format_private_key, format_vkey, parse_public_key
+from treehead.keys import NoteKeyType, format_vkey
 from treehead.note import format_note, parse_note
+from treehead.privatekey import format_private_key
+from treehead.publickey import parse_public_key
 from treehead.tlogproof import TlogProof, parse_proof
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogServicer, LogStub, add_LogServicer_to_server

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.test_log_service import retry_delay_ms
 from tests.processes import LogProcess, create_log
 from tests.unit.library.specimens import PUBLISHER, STRANGER, attestation_leaf, hashedrekord_leaf
-from treehead.keys import format_public_key
+from treehead.publickey import format_public_key
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogStub
 from treehead.wire import CHANNEL_OPTIONS

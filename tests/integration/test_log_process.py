@@ -20,7 +20,8 @@ from tests.contracts.version_1 import create_version_1
 from tests.processes import Finished, LogProcess, create_log, run_module
 from tests.unit.library.specimens import P256_PUBLISHER, hashedrekord_leaf
 from treehead.checkpoint import open_checkpoint
-from treehead.keys import parse_private_key, parse_vkey
+from treehead.keys import parse_vkey
+from treehead.privatekey import parse_private_key
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogStub
 from treehead_logserver.highwater import read_mark

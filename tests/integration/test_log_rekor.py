@@ -13,8 +13,8 @@ from tests.unit.library.specimens import STRANGER
 from tests.unit.logserver.rekor_requests import MESSAGE, PAE, body, dsse_request, hashedrekord_request, leaf_of
 from treehead.checkpoint import open_checkpoint
 from treehead.encoding import parse_base64
-from treehead.keys import Scheme
 from treehead.merkle import hash_leaf, verify_inclusion
+from treehead.publickey import Scheme
 from treehead_logserver.rules import AdmissionRules
 
 PATH = "/api/v2/log/entries"

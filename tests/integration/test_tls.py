@@ -18,8 +18,9 @@ from tests.certificates import DAY, HERE, Authority, Files, key_pem, new_key
 from tests.monitors import MonitorProcess, monitor_command, new_monitor
 from tests.processes import Finished, LogProcess, create_log, run_module
 from tests.unit.library.specimens import LOG_KEY, PUBLISHER, Tree, head_of
-from treehead.keys import format_private_key, format_vkey
+from treehead.keys import format_vkey
 from treehead.note import format_note
+from treehead.privatekey import format_private_key
 from treehead.server import Server
 from treehead.tls import ClientTls, LoadedTls, ServerTls, load_server_tls
 from treehead.v1 import log_pb2

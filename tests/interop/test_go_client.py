@@ -16,7 +16,8 @@ from tests.interop.programs import run
 from tests.processes import LogProcess, create_log
 from tests.unit.library.specimens import private_key
 from treehead.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
-from treehead.keys import NoteKeyType, format_vkey, parse_private_key, parse_vkey
+from treehead.keys import NoteKeyType, format_vkey, parse_vkey
+from treehead.privatekey import parse_private_key
 
 ORIGIN = "log.example/interop"
 EARLIER_SIZE = 300

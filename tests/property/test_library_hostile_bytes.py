@@ -40,17 +40,11 @@ from treehead.encoding import (
 from treehead.entry import parse_entry, verify_entry
 from treehead.errors import MalformedError, TreeheadError, UsageError
 from treehead.evidence import format_evidence, parse_evidence, verify_evidence
-from treehead.keys import (
-    Scheme,
-    format_private_key,
-    format_vkey,
-    parse_private_key,
-    parse_public_key,
-    parse_vkey,
-    public_key_from_spki,
-)
+from treehead.keys import format_vkey, parse_vkey
 from treehead.note import format_note, parse_note, verify_note
 from treehead.policy import parse_policy, verify_head
+from treehead.privatekey import format_private_key, parse_private_key
+from treehead.publickey import Scheme, parse_public_key, public_key_from_spki
 from treehead.statement import parse_statement
 from treehead.tile import ExpandedTile, format_entry_bundle, parse_entry_bundle, parse_tile_path
 from treehead.tlogproof import parse_proof

@@ -35,9 +35,10 @@ from treehead.encoding import parse_canonical_json, parse_utf8
 from treehead.entry import hashedrekord, parse_entry, verify_entry
 from treehead.errors import TreeheadError
 from treehead.evidence import Evidence, format_evidence, parse_evidence, verify_evidence
-from treehead.keys import Scheme, format_vkey, parse_public_key, parse_vkey, public_key_from_spki
+from treehead.keys import format_vkey, parse_vkey
 from treehead.note import format_note, parse_note, verify_note
 from treehead.policy import parse_policy
+from treehead.publickey import Scheme, parse_public_key, public_key_from_spki
 from treehead.statement import parse_statement
 from treehead.tile import format_entry_bundle, parse_entry_bundle, parse_tile_path
 from treehead.tlogproof import parse_proof

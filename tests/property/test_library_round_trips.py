@@ -22,24 +22,12 @@ from treehead.encoding import (
 )
 from treehead.entry import attestation, hashedrekord, parse_entry, verify_entry
 from treehead.evidence import Evidence, Fork, format_evidence, parse_evidence
-from treehead.keys import (
-    PRIVATE_KEY_SCHEMES,
-    NoteKeyType,
-    PrivateKey,
-    Scheme,
-    VerifierKey,
-    format_private_key,
-    format_public_key,
-    format_vkey,
-    is_key_name,
-    parse_private_key,
-    parse_public_key,
-    parse_vkey,
-    public_key_from_spki,
-)
+from treehead.keys import NoteKeyType, VerifierKey, format_vkey, is_key_name, parse_vkey
 from treehead.merkle import PROOF_HASHES_MAX
 from treehead.note import Note, NoteSignature, format_note, parse_note
 from treehead.policy import Group, Policy, PolicyLog, Witness, format_policy, parse_policy
+from treehead.privatekey import PrivateKey, format_private_key, parse_private_key
+from treehead.publickey import PRIVATE_KEY_SCHEMES, Scheme, format_public_key, parse_public_key, public_key_from_spki
 from treehead.statement import (
     NAME_CHARS_MAX,
     PAYLOAD_TYPE,

@@ -8,7 +8,7 @@ from treehead.checkpoint import format_checkpoint, parse_checkpoint
 from treehead.dsse import pre_authentication_encoding
 from treehead.encoding import format_canonical_json, parse_canonical_json
 from treehead.errors import SignatureError
-from treehead.keys import NoteKeyType, PrivateKey, Scheme, format_vkey, parse_vkey, verify_ed25519
+from treehead.keys import NoteKeyType, format_vkey, parse_vkey, verify_ed25519
 from treehead.merkle import (
     EMPTY_ROOT,
     CompactRange,
@@ -17,6 +17,8 @@ from treehead.merkle import (
     roots_from_consistency,
 )
 from treehead.note import Note, format_note, parse_note, sign_text, verify_note
+from treehead.privatekey import PrivateKey
+from treehead.publickey import Scheme
 from treehead.statement import format_purl
 from treehead.tile import TilePath, format_tile_path, parse_tile_path
 

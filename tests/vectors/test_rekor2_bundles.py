@@ -26,10 +26,11 @@ from treehead.encoding import (
 from treehead.entry import KINDS, parse_entry, verify_entry
 from treehead.entry.base import KEY_DETAILS
 from treehead.errors import RefusedError, SignatureError, TreeheadError, UnsupportedError
-from treehead.keys import NoteKeyType, Scheme, VerifierKey, format_vkey, parse_vkey, public_key_from_spki
+from treehead.keys import NoteKeyType, VerifierKey, format_vkey, parse_vkey
 from treehead.merkle import hash_leaf, verify_inclusion
 from treehead.note import Note, parse_note
 from treehead.policy import check_quorum, parse_policy, verify_head
+from treehead.publickey import Scheme, public_key_from_spki
 
 BUNDLE_BYTES_MAX = 1_048_576
 

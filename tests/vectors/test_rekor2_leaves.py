@@ -24,7 +24,7 @@ from treehead.encoding import Fields, JsonValue, format_base64, parse_base64, pa
 from treehead.entry import parse_entry, verify_entry
 from treehead.entry.base import KEY_DETAILS
 from treehead.errors import TreeheadError
-from treehead.keys import public_key_from_spki
+from treehead.publickey import public_key_from_spki
 from treehead.tile import ENTRY_BYTES_MAX
 from treehead_logserver.rekor.request import parse_create_entry
 

@@ -14,7 +14,7 @@ from treehead.dsse import Envelope, envelope_from_fields, envelope_to_json
 from treehead.encoding import Fields, format_canonical_json
 from treehead.entry.base import Artifact, Entry, verifier_from_fields, verifier_to_json
 from treehead.errors import MalformedError, SignatureError
-from treehead.keys import PublicKey, Scheme
+from treehead.publickey import PublicKey, Scheme
 from treehead.statement import PAYLOAD_TYPE, Subject, parse_statement
 
 KIND = "attestation"

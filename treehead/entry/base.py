@@ -8,7 +8,7 @@ from typing import Protocol
 
 from treehead.encoding import Fields, JsonValue, format_base64
 from treehead.errors import MalformedError, UnsupportedError
-from treehead.keys import PublicKey, Scheme, public_key_from_spki
+from treehead.publickey import PublicKey, Scheme, public_key_from_spki
 from treehead.statement import Release
 
 KEY_DETAILS = {

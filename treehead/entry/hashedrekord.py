@@ -13,7 +13,7 @@ from __future__ import annotations
 from treehead.encoding import Fields, JsonValue, format_base64, format_canonical_json
 from treehead.entry.base import KEY_DETAILS, Artifact, Entry, verifier_from_fields, verifier_to_json
 from treehead.errors import MalformedError, SignatureError, UnsupportedError
-from treehead.keys import PublicKey, Scheme
+from treehead.publickey import PublicKey, Scheme
 
 KIND = "hashedrekord"
 API_VERSION = "0.0.2"

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from treehead.keyfile import create_private_key
-from treehead.keys import PRIVATE_KEY_SCHEMES, Scheme, format_public_key
+from treehead.publickey import PRIVATE_KEY_SCHEMES, Scheme, format_public_key
 from treehead_client.options import add_passphrase_file
 from treehead_client.passphrase import new_passphrase
 from treehead_client.terminal import say

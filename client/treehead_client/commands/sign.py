@@ -18,8 +18,8 @@ from treehead.entry.attestation import format_leaf
 from treehead.errors import MalformedError, QuorumError, TreeheadError, UsageError
 from treehead.files import replace
 from treehead.keyfile import read_private_key
-from treehead.keys import PrivateKey
 from treehead.policy import Policy, check_quorum
+from treehead.privatekey import PrivateKey
 from treehead.statement import PAYLOAD_TYPE, format_release_statement
 from treehead.tlogproof import PROOF_SUFFIX, format_proof
 from treehead.tls import ClientTls

@@ -36,7 +36,7 @@ from treehead.encoding import (
 from treehead.entry.base import verifier_from_fields
 from treehead.entry.hashedrekord import SCHEMES, check_digest, digest_algorithm, format_leaf
 from treehead.errors import MalformedError, TooLargeError
-from treehead.keys import PublicKey
+from treehead.publickey import PublicKey
 from treehead.tile import ENTRY_BYTES_MAX
 
 BODY_BYTES_MAX = 4_194_304

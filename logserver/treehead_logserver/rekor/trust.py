@@ -19,7 +19,8 @@ from datetime import datetime
 
 from treehead.encoding import JsonValue, format_base64, parse_decimal
 from treehead.errors import MalformedError, UsageError
-from treehead.keys import VerifierKey, public_key_from_ed25519
+from treehead.keys import VerifierKey
+from treehead.publickey import public_key_from_ed25519
 from treehead_logserver.rekor.response import log_id
 
 TRUSTED_ROOT_TYPE = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"

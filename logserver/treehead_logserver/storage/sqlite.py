@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from treehead.errors import MalformedError, StorageError
-from treehead.merkle import HASH_BYTES, hash_leaf
+from treehead.errors import StorageError
+from treehead.merkle import hash_leaf
 from treehead.sqlite import Connection, connect, create
-from treehead.tile import ExpandedTile, TileId, format_expanded_tile, parse_expanded_tile_unverified
+from treehead.tile import ExpandedTile, TileId, format_expanded_tile
 from treehead_logserver.storage.base import (
     Candidate,
     Extend,
@@ -38,6 +38,17 @@ from treehead_logserver.storage.lookups import (
     key_of_leaf,
     key_of_term,
     keys_of,
+)
+from treehead_logserver.storage.rows import (
+    find_older,
+    place_of,
+    read_leaf_sizes,
+    read_leaves,
+    read_note,
+    read_state,
+    read_tiles,
+    stored_bytes,
+    was_published,
 )
 from treehead_logserver.storage.schema import SCHEMA
 
@@ -118,7 +129,7 @@ class SqliteStorage:
         await self._writer.close()
 
     async def read_state(self) -> TreeState:
-        return await self._run(self._writer, _read_state)
+        return await self._run(self._writer, read_state)
 
     async def append(self, candidates: Sequence[Candidate], extend: Extend, settle: Settle) -> Sequence[Placed]:
         return await self._run(self._writer, self._write, self._append, candidates, extend, settle)
@@ -133,22 +144,22 @@ class SqliteStorage:
         await self._run(self._writer, self._write, self._freeze, note)
 
     async def read_published(self) -> bytes | None:
-        return self._ask(_read_note, _PUBLISHED)
+        return self._ask(read_note, _PUBLISHED)
 
     async def read_freeze(self) -> bytes | None:
-        return self._ask(_read_note, _FREEZE)
+        return self._ask(read_note, _FREEZE)
 
     async def was_published(self, *, first_size: int, end_size: int) -> bool:
-        return self._ask(_was_published, first_size, end_size)
+        return self._ask(was_published, first_size, end_size)
 
     async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:
-        return self._ask(_read_tiles, tiles)
+        return self._ask(read_tiles, tiles)
 
     async def read_leaves(self, *, first_index: int, end_index: int, bytes_max: int) -> Sequence[bytes]:
-        return await self._run(self._scanner, _read_leaves, first_index, end_index, bytes_max)
+        return await self._run(self._scanner, read_leaves, first_index, end_index, bytes_max)
 
     async def read_leaf_sizes(self, *, first_index: int, end_index: int) -> Sequence[int]:
-        return await self._run(self._scanner, _read_leaf_sizes, first_index, end_index)
+        return await self._run(self._scanner, read_leaf_sizes, first_index, end_index)
 
     async def find_leaf(self, leaf_hash: bytes) -> int | None:
         return self._ask(self._find_leaves, [leaf_hash], [key_of_leaf(leaf_hash)]).get(leaf_hash)
@@ -156,7 +167,7 @@ class SqliteStorage:
     async def find_term(self, term: Term, *, first_index: int, end_index: int, count_max: int) -> Sequence[int]:
         key = key_of_term(term)
         recent = self._lookups.find_recent(key, first_index=first_index, count_max=count_max)
-        older = self._ask(_find_older, key, first_index, end_index, count_max)
+        older = self._ask(find_older, key, first_index, end_index, count_max)
         return sorted(index for index in {*recent, *older} if index < end_index)[:count_max]
 
     async def _run(
@@ -237,7 +248,7 @@ class SqliteStorage:
 
     def _freeze(self, connection: sqlite3.Connection, note: bytes) -> None:
         with _begun(connection):
-            if _read_note(connection, _FREEZE) is not None:
+            if read_note(connection, _FREEZE) is not None:
                 raise StorageError("the log is frozen already")
             connection.execute("insert into notes values (?, ?)", (_FREEZE, note))
         _commit(connection)
@@ -264,7 +275,7 @@ class SqliteStorage:
     ) -> tuple[list[Placed], list[tuple[int, Candidate]], list[Pair]]:
         """The place of each candidate, and those that are new with their indices and their look-up pairs."""
         placed, fresh, pairs = [], [], []
-        next_index = _read_state(connection).size
+        next_index = read_state(connection).size
         keys = list(map(keys_of, candidates))
         there = self._find_leaves(
             connection, [candidate.leaf_hash for candidate in candidates], [leaf_key for leaf_key, *_ in keys]
@@ -291,7 +302,7 @@ class SqliteStorage:
         rows = [(index, candidate.leaf) for index, candidate in fresh]
         insert_pairs(connection, "insert into entries", rows)
         self._lookups.insert(connection, pairs)
-        tiles = [(_place_of(tile), format_expanded_tile(expanded)) for tile, expanded in extension.tiles.items()]
+        tiles = [(place_of(tile), format_expanded_tile(expanded)) for tile, expanded in extension.tiles.items()]
         connection.executemany("insert into tiles values (?, ?)", tiles)
         connection.execute("update tree set size = ?, compact_range = ?, checkpoint = ?", _state_row(extension.state))
 
@@ -307,17 +318,13 @@ class SqliteStorage:
         for leaf_hash, key in zip(leaf_hashes, keys, strict=True):
             for index in (*recent.get(key, ()), *older.get(key, ())):
                 row = connection.execute("select leaf from entries where leaf_index = ?", (index,)).fetchone()
-                if row is not None and hash_leaf(_bytes(row[0], what=f"entry {index}")) == leaf_hash:
+                if row is not None and hash_leaf(stored_bytes(row[0], what=f"entry {index}")) == leaf_hash:
                     there[leaf_hash] = index
         return there
 
 
 def _state_row(state: TreeState) -> tuple[int, bytes, bytes]:
     return state.size, b"".join(state.compact_range), state.checkpoint
-
-
-def _place_of(tile: TileId) -> int:
-    return tile.level << 56 | tile.number
 
 
 def _prepare_writer(connection: sqlite3.Connection) -> None:
@@ -354,80 +361,3 @@ def _roll_back(connection: sqlite3.Connection) -> None:
             connection.execute("rollback")
         except sqlite3.Error as exc:
             raise UnknownOutcomeError(f"the rollback of a failed transaction failed ({exc})") from exc
-
-
-def _read_state(connection: sqlite3.Connection) -> TreeState:
-    row = connection.execute("select size, compact_range, checkpoint from tree").fetchone()
-    if row is None:
-        raise StorageError("the database has lost its tree state")
-    size, compact_range, checkpoint = row[0], *(_bytes(value, what="the tree state") for value in row[1:])
-    if not isinstance(size, int):
-        raise StorageError("the tree state is damaged: its size is no number")
-    hashes = tuple(compact_range[at : at + HASH_BYTES] for at in range(0, len(compact_range), HASH_BYTES))
-    return TreeState(size=size, compact_range=hashes, checkpoint=checkpoint)
-
-
-def _bytes(value: object, *, what: str) -> bytes:
-    """A value that was stored as bytes. One flipped bit in a damaged file makes another type of it."""
-    if not isinstance(value, bytes):
-        raise StorageError(f"{what} is damaged: it is not stored as bytes")
-    return value
-
-
-# --- what reads ------------------------------------------------------------------------------------------------------
-
-
-def _read_tiles(connection: sqlite3.Connection, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:
-    found = {}
-    for tile in tiles:
-        row = connection.execute("select hashes from tiles where place = ?", (_place_of(tile),)).fetchone()
-        if row is None:
-            raise StorageError(f"the database has lost tile {tile.level}/{tile.number}")
-        try:
-            found[tile] = parse_expanded_tile_unverified(_bytes(row[0], what=f"tile {tile.level}/{tile.number}"))
-        except MalformedError as exc:
-            raise StorageError(f"tile {tile.level}/{tile.number} is damaged: {exc}") from exc
-    return found
-
-
-def _read_leaves(connection: sqlite3.Connection, first_index: int, end_index: int, bytes_max: int) -> Sequence[bytes]:
-    leaves: list[bytes] = []
-    select = "select leaf_index, leaf from entries where leaf_index >= ? and leaf_index < ? order by leaf_index"
-    with contextlib.closing(connection.execute(select, (first_index, end_index))) as rows:
-        for index, leaf in rows:
-            if index != first_index + len(leaves):
-                raise StorageError(f"the database has lost entry {first_index + len(leaves)}")
-            bytes_max -= len(_bytes(leaf, what=f"entry {index}"))
-            if leaves and bytes_max < 0:
-                break
-            leaves.append(leaf)
-    return leaves
-
-
-def _read_leaf_sizes(connection: sqlite3.Connection, first_index: int, end_index: int) -> Sequence[int]:
-    select = "select length(leaf) from entries where leaf_index >= ? and leaf_index < ? order by leaf_index"
-    sizes = [size for (size,) in connection.execute(select, (first_index, end_index))]
-    if len(sizes) != end_index - first_index:
-        raise StorageError(f"the database has lost entries between {first_index} and {end_index}")
-    return sizes
-
-
-def _read_note(connection: sqlite3.Connection, name: str) -> bytes | None:
-    row = connection.execute("select note from notes where name = ?", (name,)).fetchone()
-    return None if row is None else _bytes(row[0], what=f"the note {name}")
-
-
-def _was_published(connection: sqlite3.Connection, first_size: int, end_size: int) -> bool:
-    select = "select 1 from publications where size >= ? and size < ? limit 1"
-    return connection.execute(select, (first_size, end_size)).fetchone() is not None
-
-
-def _find_older(
-    connection: sqlite3.Connection, key: int, first_index: int, end_index: int, count_max: int
-) -> Sequence[int]:
-    rows = connection.execute(
-        "select leaf_index from lookups where key = ? and leaf_index >= ? and leaf_index < ?"
-        " order by leaf_index limit ?",
-        (key, first_index, end_index, count_max),
-    )
-    return [index for (index,) in rows]

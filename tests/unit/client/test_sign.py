@@ -7,7 +7,7 @@ import pytest
 from tests.unit.library.specimens import P256_PUBLISHER, PUBLISHER, digests
 from treehead.entry import parse_entry, verify_entry
 from treehead.errors import UsageError
-from treehead.keys import PrivateKey
+from treehead.privatekey import PrivateKey
 from treehead_client.commands.sign import draft
 
 

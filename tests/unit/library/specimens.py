@@ -8,10 +8,12 @@ from treehead.cosignature import cosign
 from treehead.dsse import Envelope, pre_authentication_encoding
 from treehead.entry import attestation, hashedrekord
 from treehead.evidence import Evidence, prefix_fork, same_size_fork
-from treehead.keys import NoteKeyType, PrivateKey, Scheme, format_vkey
+from treehead.keys import NoteKeyType, format_vkey
 from treehead.merkle import CompactRange, NodeId, hash_leaf, prove_consistency, prove_inclusion, root_at
 from treehead.note import Note, format_note, sign_text
 from treehead.policy import Policy, SignedHead, parse_policy, verify_head
+from treehead.privatekey import PrivateKey
+from treehead.publickey import Scheme
 from treehead.statement import PAYLOAD_TYPE, Release, format_purl, format_release_statement
 from treehead.tlogproof import TlogProof, format_proof
 from treehead.trust import Trust, parse_trust

@@ -28,7 +28,8 @@ from treehead.encoding import format_base64, format_canonical_json
 from treehead.entry import KINDS, attestation, hashedrekord, parse_entry, verify_entry
 from treehead.entry.base import KEY_DETAILS
 from treehead.errors import MalformedError, SignatureError, TooLargeError, UnsupportedError
-from treehead.keys import PrivateKey, Scheme
+from treehead.privatekey import PrivateKey
+from treehead.publickey import Scheme
 from treehead.statement import PAYLOAD_TYPE
 from treehead.tile import ENTRY_BYTES_MAX
 

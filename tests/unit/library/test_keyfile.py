@@ -7,7 +7,7 @@ import pytest
 
 from treehead.errors import UsageError
 from treehead.keyfile import create_private_key, read_passphrase, read_private_key
-from treehead.keys import PRIVATE_KEY_SCHEMES, Scheme
+from treehead.publickey import PRIVATE_KEY_SCHEMES, Scheme
 
 
 @pytest.mark.parametrize("scheme", PRIVATE_KEY_SCHEMES)

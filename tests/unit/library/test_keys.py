@@ -12,23 +12,16 @@ from tests.unit.library.signers import CURVES, DIGEST_SCHEMES, PRIMES, key_of, p
 from tests.unit.library.specimens import LOG, LOG_KEY, ORIGIN, P256_PUBLISHER, PUBLISHER, private_key
 from treehead.encoding import format_base64
 from treehead.errors import MalformedError, SignatureError, UnsupportedError, UsageError
-from treehead.keys import (
+from treehead.keys import NoteKeyType, VerifierKey, format_vkey, is_key_name, parse_vkey, verify_ed25519
+from treehead.privatekey import PrivateKey, format_private_key, parse_private_key
+from treehead.publickey import (
     PRIVATE_KEY_SCHEMES,
-    NoteKeyType,
-    PrivateKey,
     PublicKey,
     Scheme,
-    VerifierKey,
-    format_private_key,
     format_public_key,
-    format_vkey,
-    is_key_name,
-    parse_private_key,
     parse_public_key,
-    parse_vkey,
     public_key_from_ed25519,
     public_key_from_spki,
-    verify_ed25519,
 )
 
 if TYPE_CHECKING:

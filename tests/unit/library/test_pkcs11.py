@@ -12,7 +12,7 @@ import pytest
 from tests.tokens import ED448, ED25519, P256, PIN, SoftToken, generate, make_token
 from treehead.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from treehead.errors import MalformedError, StorageError, UsageError
-from treehead.keys import NoteKeyType, SigningKey
+from treehead.keys import NoteKeyType
 from treehead.pkcs11 import (
     PKCS11_URI_CHARS_MAX,
     Pkcs11Key,
@@ -21,6 +21,7 @@ from treehead.pkcs11 import (
     open_pkcs11_key,
     parse_pkcs11_uri,
 )
+from treehead.privatekey import SigningKey
 
 # --- the URI ---------------------------------------------------------------------------------------------------------
 

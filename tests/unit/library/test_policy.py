@@ -23,7 +23,7 @@ from tests.unit.library.specimens import (
 )
 from treehead.encoding import format_base64
 from treehead.errors import MalformedError, QuorumError, SignatureError, TooLargeError, UnsupportedError
-from treehead.keys import NoteKeyType, PrivateKey, VerifierKey, format_vkey
+from treehead.keys import NoteKeyType, VerifierKey, format_vkey
 from treehead.note import Note, NoteSignature, sign_text
 from treehead.policy import (
     POLICY_BYTES_MAX,
@@ -34,6 +34,7 @@ from treehead.policy import (
     parse_policy,
     verify_head,
 )
+from treehead.privatekey import PrivateKey
 
 W1, W2, W3 = (witness_line(name) for name in ("w1", "w2", "w3"))
 ECDSA_KEY = VerifierKey(name=ORIGIN, key_type=NoteKeyType.ECDSA, public_key=P256_PUBLISHER.public.spki)

@@ -59,8 +59,8 @@ from treehead.errors import (
     UntrustedError,
 )
 from treehead.evidence import Fork, format_evidence, parse_evidence, verify_evidence
-from treehead.keys import Scheme
 from treehead.note import Note, format_note, sign_text
+from treehead.publickey import Scheme
 from treehead.tlogproof import PROOF_BYTES_MAX, format_proof
 from treehead.trust import parse_trust
 from treehead.verify import CLOCK_SKEW_S, Verified, verify_artifact

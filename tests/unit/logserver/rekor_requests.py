@@ -12,7 +12,7 @@ from treehead.dsse import pre_authentication_encoding
 from treehead.encoding import format_base64
 from treehead.entry.base import KEY_DETAILS
 from treehead.entry.hashedrekord import format_leaf
-from treehead.keys import Scheme
+from treehead.publickey import Scheme
 
 Request = dict[str, Any]
 Damage = Callable[[Request], None]

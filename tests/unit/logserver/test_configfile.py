@@ -8,8 +8,9 @@ import pytest
 
 from tests.unit.library.specimens import LOG_KEY, PUBLISHER, WITNESS_KEYS
 from treehead.errors import UsageError
-from treehead.keys import format_public_key, format_vkey
+from treehead.keys import format_vkey
 from treehead.policy import parse_policy
+from treehead.publickey import format_public_key
 from treehead_logserver.configfile import ConfigFile, Witnessing, read_config_file
 from treehead_logserver.quota import Rate
 from treehead_logserver.rules import AdmissionRules

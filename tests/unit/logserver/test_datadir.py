@@ -15,7 +15,8 @@ from treehead import files
 from treehead.datadir import locked, read_key, read_key_uri, read_vkey, signing_key
 from treehead.errors import StorageError, UsageError
 from treehead.keyfile import create_private_key
-from treehead.keys import PRIVATE_KEY_SCHEMES, NoteKeyType, Scheme, VerifierKey, format_vkey, parse_vkey
+from treehead.keys import NoteKeyType, VerifierKey, format_vkey, parse_vkey
+from treehead.publickey import PRIVATE_KEY_SCHEMES, Scheme
 from treehead_logserver import datadir
 from treehead_logserver.datadir import DataDirectory, create_log
 from treehead_logserver.highwater import read_mark

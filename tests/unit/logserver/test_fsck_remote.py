@@ -23,8 +23,9 @@ from tests.unit.logserver.published import MANY, Answer, FileServer, answer, fil
 from treehead.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from treehead.encoding import format_base64
 from treehead.errors import UnavailableError, UsageError
-from treehead.keys import NoteKeyType, Scheme, VerifierKey
+from treehead.keys import NoteKeyType, VerifierKey
 from treehead.note import parse_note
+from treehead.publickey import Scheme
 from treehead.tile import parse_entry_bundle
 from treehead.tls import ClientTls
 from treehead_logserver.fsck.remote import server as server_module

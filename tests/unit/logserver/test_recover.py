@@ -15,8 +15,9 @@ from tests.unit.logserver.parts import parts, random_leaves
 from treehead.checkpoint import Checkpoint, sign_checkpoint
 from treehead.datadir import locked
 from treehead.errors import StorageError, UsageError
-from treehead.keys import PrivateKey, Scheme
 from treehead.note import Note, format_note, parse_note, sign_text
+from treehead.privatekey import PrivateKey
+from treehead.publickey import Scheme
 from treehead.tlogproof import TlogProof, format_proof
 from treehead_logserver import recover
 from treehead_logserver.datadir import DataDirectory

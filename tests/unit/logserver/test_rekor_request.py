@@ -33,8 +33,8 @@ from treehead.dsse import pre_authentication_encoding
 from treehead.encoding import JSON_MARKS_MAX, format_base64
 from treehead.entry import parse_entry, verify_entry
 from treehead.errors import MalformedError, TooLargeError, TreeheadError, UnsupportedError
-from treehead.keys import Scheme
 from treehead.lookup import Term, terms_of
+from treehead.publickey import Scheme
 from treehead_logserver.rekor.request import BODY_BYTES_MAX, parse_create_entry
 
 RECORD = "hashedRekordRequestV002"

@@ -22,7 +22,7 @@ from tests.unit.library.specimens import (
 from treehead.encoding import JsonValue, format_canonical_json
 from treehead.entry import Entry, parse_entry
 from treehead.errors import MalformedError, TooLargeError, UnsupportedError, UntrustedError
-from treehead.keys import PrivateKey
+from treehead.privatekey import PrivateKey
 from treehead.statement import STATEMENT_TYPE
 from treehead.tile import ENTRY_BYTES_MAX
 from treehead.trust import Trust, name_of, parse_rule_tables

@@ -8,8 +8,8 @@ from random import Random
 
 from tests.unit.library.specimens import LOG, LOG_KEY, ORIGIN, Tree, signed_checkpoint
 from treehead.evidence import Evidence, parse_evidence
-from treehead.keys import PrivateKey
 from treehead.note import format_note
+from treehead.privatekey import PrivateKey
 from treehead_monitor.event import (
     Accused,
     Advanced,
