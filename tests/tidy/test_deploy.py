@@ -110,7 +110,7 @@ def test_the_log_has_time_to_stop_and_files_enough() -> None:
     unit = SYSTEMD / "treehead-log.service"
     drains = 3  # of HTTP requests, of calls, and of the last commits
     assert int(setting(unit, "TimeoutStopSec")) * 1_000 > drains * Limits().drain_ms
-    # It would ask for more, and the filter of system calls would not let it.
+    # What the unit says is also the most that it could ask for.
     assert int(setting(unit, "LimitNOFILE")) >= app._DESCRIPTORS
 
 
