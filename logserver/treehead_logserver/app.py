@@ -111,7 +111,7 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
         note = await storage.read_published()
         published = Heads(None if note is None else await recover_published(storage, note, edge=edge, vkey=vkey))
         freeze = await _read_freeze(storage, vkey)
-        _LOG.info("log %s has %d entries (SQLite %s)", vkey.name, state.size, sqlite3.sqlite_version)
+        _LOG.info("log %s is of size %d (SQLite %s)", vkey.name, state.size, sqlite3.sqlite_version)
 
         metrics = Metrics(origin=vkey.name)
         heads = Heads(Head.of(edge, checkpoint=state.checkpoint))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from treehead.errors import TreeheadError, UnavailableError
+from treehead.errors import StorageError, TreeheadError, UnavailableError
 from treehead_logserver.admission import Admission
 from treehead_logserver.backlog import BusyError
 from treehead_logserver.checker import Outcome
@@ -119,7 +119,7 @@ def _outcome_of(item: Placed | TreeheadError) -> str:
             return "duplicate" if item.duplicate else "added"
         case BusyError():
             return "busy"
-        case UnavailableError():
+        case UnavailableError() | StorageError():
             return "unavailable"
         case _:
             return "refused"

@@ -61,13 +61,14 @@ def make_parser() -> argparse.ArgumentParser:
         description="A transparency log for artifact signatures.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # so that a secret given to an option that there is not is no other option's value
     )
     parser.add_argument("--version", action="version", version=f"treehead-log {version('treehead')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    data = argparse.ArgumentParser(add_help=False)
+    data = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     data.add_argument("--data", type=Path, required=True, metavar="DIR", help="the log's directory")
-    secret = argparse.ArgumentParser(add_help=False)
+    secret = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     secret.add_argument(
         "--passphrase-file",
         type=Path,
@@ -76,15 +77,21 @@ def make_parser() -> argparse.ArgumentParser:
         "$TREEHEAD_PASSPHRASE, else the key is not encrypted",
     )
 
-    init = commands.add_parser("init", parents=[data, secret], help="make a log and print its verifier key")
+    init = commands.add_parser(
+        "init", parents=[data, secret], help="make a log and print its verifier key", allow_abbrev=False
+    )
     init.add_argument("--origin", required=True, help="the log's name, such as log.example.org/2026; never an address")
     init.add_argument(
         "--pkcs11",
         metavar="URI",
         help="make no key: use the one in a token that this PKCS#11 URI names; the passphrase is then the token's PIN",
     )
-    commands.add_parser("vkey", parents=[data], help="print the verifier key")
-    _add_serve(commands.add_parser("serve", parents=[data, secret], help="serve the log until told to stop"))
+    commands.add_parser("vkey", parents=[data], help="print the verifier key", allow_abbrev=False)
+    _add_serve(
+        commands.add_parser(
+            "serve", parents=[data, secret], help="serve the log until told to stop", allow_abbrev=False
+        )
+    )
     _add_care(commands, data)
     _add_sigstore(commands, data)
     _add_end(
@@ -95,6 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
             description="Signs the last checkpoint once more, with a line that says that there will be no other and "
             "one that names the successor, and prints it. The log must not run meanwhile; start it again to have it "
             "read. There is no way back.",
+            allow_abbrev=False,
         )
     )
     return parser
@@ -143,7 +151,7 @@ def _add_end(freeze: argparse.ArgumentParser) -> None:
 
 def _add_sigstore(commands: argparse._SubParsersAction[argparse.ArgumentParser], data: argparse.ArgumentParser) -> None:
     """What Sigstore's clients need to know of a log."""
-    log = argparse.ArgumentParser(add_help=False)
+    log = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     log.add_argument(
         "--url",
         required=True,
@@ -160,11 +168,13 @@ def _add_sigstore(commands: argparse._SubParsersAction[argparse.ArgumentParser],
         "trusted-root",
         parents=[data, log],
         help="print the trusted root with which Sigstore's clients verify entries of this log",
+        allow_abbrev=False,
     )
     signing = commands.add_parser(
         "signing-config",
         parents=[data, log],
         help="print the signing configuration with which Sigstore's clients write to this log",
+        allow_abbrev=False,
     )
     signing.add_argument("--operator", required=True, metavar="NAME", help="who operates the log")
     for flag, what, default in (
@@ -187,6 +197,7 @@ def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser], dat
         "it that is checked: our HTTP listener, an export, or another program's log.",
         epilog=_FSCK_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     fsck.add_argument("--data", type=Path, metavar="DIR", help="the log's directory; with --url only its key is taken")
     fsck.add_argument(
@@ -212,6 +223,7 @@ def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser], dat
         description="The copy is of one moment, and checked as a start of the log would check it.",
         epilog=_RESTORING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     backup.add_argument("--to", type=Path, required=True, metavar="FILE", help="a new file")
     export = commands.add_parser(
@@ -224,12 +236,15 @@ def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser], dat
         "touched. If it is to be served, have the web server leave out files whose names begin with a dot.",
         epilog=_EXPORT_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     export.add_argument(
         "--to", type=Path, required=True, metavar="FOLDER", help="the folder, which is made if it is not there"
     )
     export.add_argument("--once", action="store_true", help="end when what is published now is there")
-    stats = commands.add_parser("stats", parents=[data], help="say how large the log is and where its bytes are")
+    stats = commands.add_parser(
+        "stats", parents=[data], help="say how large the log is and where its bytes are", allow_abbrev=False
+    )
     stats.add_argument("--json", action="store_true", help="print one JSON object")
     stats.add_argument("--quick", action="store_true", help="do not read every entry to sum up their bytes")
     recover = commands.add_parser(
@@ -241,6 +256,7 @@ def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser], dat
         "checkpoint, if the database lacks its entries, so that the log cannot be started by mistake.",
         epilog=_RECOVER_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     recover.add_argument(
         "--newest",

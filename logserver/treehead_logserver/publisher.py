@@ -74,6 +74,7 @@ class Publisher:
         self._amending: set[asyncio.Task[None]] = set()
         self._next_attempt = 0.0
         self._behind_since: float | None = None
+        self._attempt_since: float | None = None
         self._problem = ""
         if panel is not None:
             panel.on_late = self._offer
@@ -95,8 +96,15 @@ class Publisher:
             published_size=self._published.size,
             quorum_met=self._published.size >= 0 and not self._shortfall(parse_note(self._published.newest.checkpoint)),
             problem=self._problem,
-            behind_s=0.0 if self._behind_since is None else asyncio.get_running_loop().time() - self._behind_since,
+            behind_s=self._behind_s(),
         )
+
+    def _behind_s(self) -> float:
+        # A head that came while an attempt is under way is counted from the beginning of that.
+        since = self._behind_since if self._behind_since is not None else self._attempt_since
+        if since is None or self._heads.size <= self._published.size:
+            return 0.0
+        return asyncio.get_running_loop().time() - since
 
     async def run(self) -> None:
         """Publish head after head, until cancelled.
@@ -114,9 +122,13 @@ class Publisher:
         Raises:
             UnknownOutcomeError: the commit failed, and the process must end.
         """
-        began = asyncio.get_running_loop().time()
+        self._attempt_since = began = asyncio.get_running_loop().time()
         self._next_attempt = began + self._limits.publish_ms / 1_000
-        self._metrics.publications.labels(await self._publish()).inc()
+        try:
+            outcome = await self._publish()
+        finally:
+            self._attempt_since = None
+        self._metrics.publications.labels(outcome).inc()
         self._metrics.publication_seconds.observe(asyncio.get_running_loop().time() - began)
 
     async def _publish(self) -> str:

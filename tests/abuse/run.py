@@ -118,14 +118,19 @@ class Program:
             abusers = [await stack.enter_async_context(self._abuser(names, server)) for names in plan.parties]
             await asyncio.sleep(QUIET_SECONDS if abusers else 0)
             began, cpu_s, written = time.perf_counter(), server.usage().cpu_s, self._journal.stat().st_size
-            for client in clients.values():
-                client.begin()
-            for abuser in abusers:
-                abuser.begin()
-            await _run_clients(list(clients.values()), plan.seconds)
-            took_s, cpu_s = time.perf_counter() - began, server.usage().cpu_s - cpu_s
+            over = asyncio.Event()
+            async with asyncio.TaskGroup() as tasks:
+                for client in clients.values():
+                    client.begin()
+                    tasks.create_task(client.run(over))
+                for abuser in abusers:
+                    abuser.begin()
+                await asyncio.sleep(plan.seconds)
+                took_s, cpu_s = time.perf_counter() - began, server.usage().cpu_s - cpu_s
+                # The abuse ends on time; who still waits for an answer then waits on.
+                over.set()
+                reports = await asyncio.gather(*(abuser.end() for abuser in abusers))
             written = self._journal.stat().st_size - written
-            reports = [await abuser.end() for abuser in abusers]
         for abuser in abusers:
             told.note_record(abuser.record)
         all_s = took_s * (os.cpu_count() or 1)
@@ -151,15 +156,6 @@ class Program:
             seed=f"{self._seed}:{self._parties}",
             record=self._folder / f"record-{self._parties}",
         )
-
-
-async def _run_clients(clients: Sequence[BehavedClient], seconds: float) -> None:
-    over = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        for client in clients:
-            tasks.create_task(client.run(over))
-        await asyncio.sleep(seconds)
-        over.set()
 
 
 def say(text: str) -> None:

@@ -438,6 +438,16 @@ async def test_a_request_that_fails_is_told_its_id(log: Log) -> None:
     assert len(made.headers["x-request-id"]) == 16
 
 
+async def test_what_is_nowhere_is_counted_and_told_its_id(log: Log) -> None:
+    nowhere, method = await log.get("/nowhere"), await log.http.delete("/add")
+    assert (nowhere.status_code, nowhere.text) == (404, "there is nothing at this path\n")
+    assert (method.status_code, method.headers["allow"]) == (405, "POST")
+    for response in (nowhere, method):
+        assert len(response.headers["x-request-id"]) == 16
+        line = f'treehead_log_http_requests_total{{face="none",status="{response.status_code}"}} 1.0'
+        assert line in (await log.get("/metrics")).text
+
+
 # --- what is turned away ---------------------------------------------------------------------------------------------
 
 

@@ -247,7 +247,7 @@ async def test_a_log_says_at_start_what_it_serves_and_with_which_sqlite(log: Log
     vkey = parse_vkey((await treehead_log("vkey", "--data", log.data)).stdout.strip())
     assert open_checkpoint(response.proof.checkpoint, key=vkey).size == 1
     await log.stop()
-    assert f"log {ORIGIN} has 0 entries (SQLite 3." in log.stderr
+    assert f"log {ORIGIN} is of size 0 (SQLite 3." in log.stderr
 
 
 # --- the high-water mark and earlier versions ------------------------------------------------------------------------
@@ -339,3 +339,10 @@ async def test_a_kind_that_is_not_known_is_refused(data: Path) -> None:
     )
     assert refused.exit_code == 2
     assert "argument --kind: invalid choice: 'opake'" in refused.stderr
+
+
+@pytest.mark.parametrize("option", ["--passphrase=secret", "--passphrase-f=secret"])
+async def test_an_option_is_not_abbreviated_so_that_no_secret_is_taken_for_a_file(data: Path, option: str) -> None:
+    refused = await treehead_log("serve", "--data", data, option)
+    assert refused.exit_code == 2
+    assert "unrecognized arguments" in refused.stderr

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from treehead.encoding import parse_decimal
 from treehead.errors import MalformedError, StorageError, TooLargeError, TreeheadError
-from treehead_logserver.backlog import QuotaError
+from treehead_logserver.backlog import BusyError, QuotaError
 from treehead_logserver.http.errors import MediaTypeError, headers_of, sentence_of, status_of
 from treehead_logserver.journal import REFUSALS, REQUEST, REQUEST_ID, RequestId
 from treehead_logserver.metrics import Metrics
@@ -43,24 +44,41 @@ class Answering:
         self._metrics = metrics
         self._retry_ms = retry_ms
 
-    def by(self, handler: Handler, *, face: str, format_error: FormatError = format_text) -> Handler:
-        """The handler, which now raises nothing, and is counted under the name of its face."""
+    def by(
+        self, handler: Handler, *, face: str, format_error: FormatError = format_text, is_charged: bool = True
+    ) -> Handler:
+        """The handler, which now raises nothing, and is counted under the name of its face.
+
+        What operators look at is not charged to an address: it is needed most when there is a flood.
+        """
         seconds = self._metrics.http_seconds.labels(face)
         requests = self._metrics.http_requests
 
         async def answer(request: Request) -> Response:
             began = perf_counter()
             REQUEST.set(RequestId(lambda: request.headers.get(REQUEST_ID)))
-            response = await self._answer(handler, request, format_error)
+            response = await self._answer(handler, request, format_error, is_charged=is_charged)
             requests.labels(face, response.status_code).inc()
             seconds.observe(perf_counter() - began)
             return response
 
         return answer
 
-    async def _answer(self, handler: Handler, request: Request, format_error: FormatError) -> Response:
+    async def nowhere(self, request: Request, error: HTTPException) -> Response:
+        """The answer to a request that no handler is for: there is no such path, or not with this method."""
+        REQUEST.set(RequestId(lambda: request.headers.get(REQUEST_ID)))
+        self._metrics.http_requests.labels("none", error.status_code).inc()
+        sentence = "there is nothing at this path" if error.status_code == 404 else "this path has other methods"
+        response = format_text(error.status_code, sentence)
+        response.headers.update({**(error.headers or {}), REQUEST_ID: str(REQUEST.get())})
+        return response
+
+    async def _answer(
+        self, handler: Handler, request: Request, format_error: FormatError, *, is_charged: bool
+    ) -> Response:
         try:
-            self._quotas.charge_request(lambda: address_of(request))
+            if is_charged:
+                self._quotas.charge_request(lambda: address_of(request))
             return await handler(request)
         except TreeheadError as exc:
             if isinstance(exc, QuotaError):
@@ -86,7 +104,7 @@ def address_of(request: Request) -> str:
 def _report(error: TreeheadError, status: int) -> None:
     if isinstance(error, StorageError):
         _LOG.error("%s", error)
-    elif status >= 500:
+    elif status >= 500 and not isinstance(error, BusyError):
         _LOG.warning("answered %d: %s", status, error)
     elif status != 404:
         _REFUSALS.info("answered %d: %s", status, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,6 +17,9 @@ from treehead_logserver.http.errors import NotFoundError
 from treehead_logserver.http.operations import OperationsFace
 from treehead_logserver.http.rekor import RekorFace, format_refusal
 from treehead_logserver.http.tiles import TilesFace
+
+if TYPE_CHECKING:
+    from starlette.types import ExceptionHandler
 
 _REKOR_PREFIX = "/api/v2"
 """Where clients of Rekor v2 look for everything, the tiles included."""
@@ -42,12 +46,13 @@ def make_application(
             yield Route(f"{prefix}/checkpoint", answering.by(tiles.checkpoint, face="checkpoint"))
             yield Route(f"{prefix}/tile/{{path:path}}", answering.by(tiles.tile, face="tile"))
         yield Route("/freeze", answering.by(_freeze_note, face="freeze"))
-        yield Route("/healthz", answering.by(operations.healthz, face="healthz"))
-        yield Route("/metrics", answering.by(operations.metrics, face="metrics"))
+        yield Route("/healthz", answering.by(operations.healthz, face="healthz", is_charged=False))
+        yield Route("/metrics", answering.by(operations.metrics, face="metrics", is_charged=False))
 
     async def _freeze_note(request: Request) -> Response:
         if freeze is None:
             raise NotFoundError("the log is not frozen")
         return Response(freeze.note, media_type="text/plain; charset=utf-8")
 
-    return Starlette(routes=list(routes()))
+    nowhere = cast("ExceptionHandler", answering.nowhere)
+    return Starlette(routes=list(routes()), exception_handlers={404: nowhere, 405: nowhere})
