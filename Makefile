@@ -26,15 +26,16 @@ BENCH_LOCK_COMMAND = uv pip compile --quiet --universal --python-version 3.11 --
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test lint check fault bench bench-large bench-soak proto format lock clean
+.PHONY: help dev demo test lint check fault abuse bench bench-large bench-soak proto format lock clean
 
 help:
 	@echo 'make demo    run the whole mission on this machine: sign, log, prove, verify, refuse, catch a split view'
 	@echo 'make test    run every test                  (make test ARGS="-k note" runs some)'
 	@echo 'make check   formatting, lint, types, import layers, generated code, then every test  (make lint: without the tests)'
-	@echo 'make bench   measure every promise about speed, in ten minutes  (make bench ARGS="idle unary" measures some)'
+	@echo 'make bench   measure every promise about speed, in a quarter of an hour  (make bench ARGS="idle unary" measures some)'
 	@echo '             bench-large adds ten million entries, bench-soak an hour of mixed load; see bench/README.md'
 	@echo 'make fault   put logs through faults: kills, power cuts, bad disks  (make fault RUNS=1000 SEED=7)'
+	@echo 'make abuse   abuse a log in every way at once for a minute, beside two who behave  (make abuse ARGS="--each 5")'
 	@echo 'make dev     make the environment in .venv, and nothing else'
 	@echo 'make format  format the code and apply the safe fixes of the linter'
 	@echo 'make proto   derive treehead/v1 from protos/ again'
@@ -99,6 +100,9 @@ $(BENCH_READY): bench/requirements.lock $(READY)
 
 fault: dev
 	@$(BIN)/python -m tests.fault.run --runs $(RUNS) --seed $(SEED) $(ARGS)
+
+abuse: dev
+	@GRPC_VERBOSITY=NONE $(BIN)/python -m tests.abuse.run --seed $(SEED) $(ARGS)
 
 proto: dev
 	@$(BIN)/python scripts/generate_protobuf.py

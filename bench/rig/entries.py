@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from treehead.dsse import Envelope, pre_authentication_encoding
 from treehead.entry import parse_entry, verify_entry
 from treehead.entry.attestation import format_leaf
-from treehead.keys import PrivateKey, Scheme
 from treehead.merkle import hash_leaf
+from treehead.privatekey import PrivateKey
+from treehead.publickey import Scheme
 from treehead.statement import DIGEST_BYTES, PAYLOAD_TYPE, Release, format_purl, format_release_statement
 from treehead.v1 import log_pb2
 

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from treehead.keys import PrivateKey, Scheme
 from treehead.merkle import hash_children
+from treehead.privatekey import PrivateKey
+from treehead.publickey import Scheme
 
 _PAGE_BYTES = 4_096
 _REPEATS = 40
