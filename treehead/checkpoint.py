@@ -9,13 +9,16 @@ of the other; `treehead.evidence` is for when one does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from treehead.encoding import format_base64, format_decimal, parse_base64, parse_decimal
 from treehead.errors import MalformedError, SignatureError, TooLargeError
 from treehead.keys import VerifierKey
 from treehead.merkle import HASH_BYTES
 from treehead.note import Note, format_note, parse_note, sign_text, verify_note
-from treehead.privatekey import SigningKey
+
+if TYPE_CHECKING:
+    from treehead.privatekey import SigningKey
 
 ORIGIN_BYTES_MAX = 255
 """C2SP tlog-cosignature gives the origin's length one byte in subtree signatures."""

@@ -9,13 +9,17 @@ not name the cosigner, so one key must never serve two names.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from treehead.encoding import INT63_MAX, format_decimal
 from treehead.errors import MalformedError, SignatureError, UnsupportedError
 from treehead.keys import NoteKeyType, VerifierKey, verify_ed25519
 from treehead.note import Note, NoteSignature
-from treehead.privatekey import SigningKey
 
-_TIMESTAMP_BYTES = 8
+if TYPE_CHECKING:
+    from treehead.privatekey import SigningKey
+
+TIMESTAMP_BYTES = 8
 _SIGNATURE_BYTES = 64
 
 
@@ -34,7 +38,7 @@ def cosign(text: str, *, key: SigningKey, name: str, timestamp: int) -> NoteSign
         StorageError: the key is in a token that does not sign.
     """
     vkey = key.verifier_key(name=name, key_type=NoteKeyType.COSIGNATURE_ED25519)
-    signature = timestamp.to_bytes(_TIMESTAMP_BYTES, "big") + key.sign(_message(text, timestamp=timestamp))
+    signature = timestamp.to_bytes(TIMESTAMP_BYTES, "big") + key.sign(_message(text, timestamp=timestamp))
     return NoteSignature(name=name, key_id=vkey.key_id, signature=signature)
 
 
@@ -51,14 +55,14 @@ def verify_cosignature(note: Note, *, key: VerifierKey) -> int:
     line = note.by(key)
     if line is None:
         raise SignatureError(f"note is not cosigned by {key.name} (key id {key.key_id.hex()})")
-    if len(line.signature) != _TIMESTAMP_BYTES + _SIGNATURE_BYTES:
+    if len(line.signature) != TIMESTAMP_BYTES + _SIGNATURE_BYTES:
         raise MalformedError(f"cosignature by {key.name} is not a timestamp and a signature")
-    timestamp = int.from_bytes(line.signature[:_TIMESTAMP_BYTES], "big")
+    timestamp = int.from_bytes(line.signature[:TIMESTAMP_BYTES], "big")
     if timestamp > INT63_MAX:
         raise MalformedError(f"cosignature by {key.name} has a timestamp beyond 2^63-1")
     message = _message(note.text, timestamp=timestamp)
     try:
-        verify_ed25519(public_key=key.public_key, signature=line.signature[_TIMESTAMP_BYTES:], message=message)
+        verify_ed25519(public_key=key.public_key, signature=line.signature[TIMESTAMP_BYTES:], message=message)
     except SignatureError as exc:
         raise SignatureError(f"note has a cosignature by {key.name} that does not verify") from exc
     return timestamp

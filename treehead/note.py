@@ -11,11 +11,14 @@ known key that does not verify condemns the whole note.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from treehead.encoding import format_base64, parse_base64, parse_utf8
 from treehead.errors import MalformedError, SignatureError, TooLargeError, UnsupportedError
 from treehead.keys import KEY_ID_BYTES, NoteKeyType, VerifierKey, is_key_name, verify_ed25519
-from treehead.privatekey import SigningKey
+
+if TYPE_CHECKING:
+    from treehead.privatekey import SigningKey
 
 NOTE_BYTES_MAX = 524_288
 SIGNATURES_MAX = 100

@@ -97,6 +97,8 @@ async def serve(config: ServeConfig, *, announce: Callable[[RunningLog], None]) 
         await asyncio.wait((stopping, log.working), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         _LOG.info("stopping")
+        if log.working.done():
+            await log.working  # which failed, and that is what the process ends with
     _LOG.info("stopped")
 
 
@@ -148,6 +150,7 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
             heads=heads,
             publisher=publisher,
             freeze=freeze,
+            witnessed_max=limits.witnessed_max,
             metrics=metrics,
         )
         committing = asyncio.create_task(sequencer.run(), name="sequencer")
@@ -155,6 +158,8 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
         await publisher.publish()  # so that there is a checkpoint to show as soon as anybody can ask
         publishing = asyncio.create_task(publisher.run(), name="publisher")
         stack.push_async_callback(_end, publishing)
+        amending = asyncio.create_task(publisher.amend(), name="late cosignatures")
+        stack.push_async_callback(_end, amending)
 
         server = Server(
             SERVICE_NAME,
@@ -201,7 +206,7 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
         http_address = await http.start(config.http, tls=None if tls is None else tls.ssl_context())
         stack.push_async_callback(http.stop)
         stack.callback(published.close)  # first of all: who watches would otherwise stay until the deadline
-        working = asyncio.create_task(_first_to_end(committing, publishing), name="working")
+        working = asyncio.create_task(_first_to_end(committing, publishing, amending), name="working")
         stack.push_async_callback(_end, working)
         yield RunningLog(grpc=grpc_address, http=http_address, vkey=vkey, working=working)
 
@@ -245,7 +250,9 @@ def _check_cosignatures(note: Note, policy: Policy) -> None:
             try:
                 verify_cosignature(note, key=witness.key)
             except TreeheadError as exc:
-                raise StorageError(f"the database's published checkpoint is damaged: {exc}") from exc
+                raise StorageError(
+                    f"the database's published checkpoint is damaged ({exc}): restore a copy of the database"
+                ) from exc
 
 
 async def _read_freeze(storage: SqliteStorage, vkey: VerifierKey) -> Freeze | None:

@@ -162,7 +162,11 @@ def _serve_config(options: argparse.Namespace) -> ServeConfig:
         data=options.data,
         grpc=options.grpc or file.grpc or GRPC_DEFAULT,
         http=options.http or file.http or HTTP_DEFAULT,
-        tls=server_tls(certificate=options.tls_cert, key=options.tls_key, client_ca=options.tls_client_ca) or file.tls,
+        tls=server_tls(
+            certificate=options.tls_cert or (file.tls.certificate if file.tls else None),
+            key=options.tls_key or (file.tls.key if file.tls else None),
+            client_ca=options.tls_client_ca or (file.tls.client_ca if file.tls else None),
+        ),
         rules=replace(file.rules, kinds=frozenset(options.kind)) if options.kind else file.rules,
         rates=file.rates,
         witnessing=file.witnessing,

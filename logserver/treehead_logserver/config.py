@@ -39,6 +39,7 @@ class Limits:
         tiles_max: full tiles in memory, of 17 KB each.
         calls_max: calls under way at once.
         watchers_max, readers_max, finders_max: of these, calls of WatchCheckpoints, of GetEntries and of FindEntries.
+        witnessed_max: submitters that wait for a published checkpoint.
         write_ms: how long the caller of a stream may take to make room for one message.
         retry_ms: after how long a submitter who found the log busy should come again.
         publish_ms: how long after one publication the next may follow.
@@ -68,9 +69,10 @@ class Limits:
     admission_ms: int = 10_000
     tiles_max: int = 4_096
     calls_max: int = 1_536
-    watchers_max: int = 512
+    watchers_max: int = 256
     readers_max: int = 64
     finders_max: int = 64
+    witnessed_max: int = 256
     write_ms: int = 30_000
     retry_ms: int = 100
     publish_ms: int = 1_000

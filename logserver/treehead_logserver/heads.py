@@ -60,9 +60,18 @@ class Heads:
         self._wake()
 
     def amend(self, checkpoint: bytes) -> None:
-        """Have the newest head carry another note about the same tree: one with more, or newer, cosignatures."""
+        """Have the newest head carry another note about the same tree: one with more, or newer, cosignatures.
+
+        Who waits for a larger one goes on waiting.
+        """
         head = self.newest
         self._newest = Head(size=head.size, checkpoint=checkpoint, edge=head.edge)
+        self._wake()
+
+    async def change(self) -> None:
+        """Wait until the newest head is another one, or carries another note, or there will be no more."""
+        if not self._closed:
+            await self._changed.wait()
 
     async def after(self, size: int) -> Head | None:
         """Wait for a head larger than `size`; the newest then, or None when there will be no more."""

@@ -47,6 +47,7 @@ class Intake:
         heads: Heads,
         publisher: Publisher,
         freeze: Freeze | None,
+        witnessed_max: int,
         metrics: Metrics,
     ) -> None:
         self._admission = admission
@@ -56,6 +57,9 @@ class Intake:
         self._heads = heads
         self._publisher = publisher
         self._freeze = freeze
+        self._witnessed_max = witnessed_max
+        self._witnessed = 0
+        """How many submitters wait for a published checkpoint. They hold their places for as long as witnesses take."""
         self._counted = metrics.submissions
 
     async def log(
@@ -96,10 +100,22 @@ class Intake:
         places = await self._sequencer.submit(candidates)
         head = self._heads.newest
         if witnessed and places:
-            head = await self._publisher.published_with(max(place.leaf_index for place in places))
+            head = await self._published_with(max(place.leaf_index for place in places))
         rest = iter(places)
         outcomes = [item if isinstance(item, TreeheadError) else next(rest) for item in admitted]
         return Logged(outcomes=outcomes, head=head)
+
+    async def _published_with(self, leaf_index: int) -> Head:
+        if self._witnessed >= self._witnessed_max:
+            raise BusyError(
+                f"entry {leaf_index} is logged, but {self._witnessed} others wait for witnesses already; try again, "
+                "which is safe"
+            )
+        self._witnessed += 1
+        try:
+            return await self._publisher.published_with(leaf_index)
+        finally:
+            self._witnessed -= 1
 
 
 def _signed(item: Outcome) -> Outcome:

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from treehead.cosignature import TIMESTAMP_BYTES
 from treehead.errors import QuorumError, StorageError, UnavailableError
 from treehead.note import Note, NoteSignature, format_note, parse_note
 from treehead_logserver.config import Limits
@@ -39,16 +40,18 @@ class PublicationState:
         quorum_met: whether that has the cosignatures that the policy asks for.
         problem: why the newest head is not published, or lacks cosignatures; empty when all is well.
         behind_s: for how long there has been a head that is not published yet.
+        withheld_s: for how long each attempt to publish has failed, if of the same head again; 0 if the last did not.
     """
 
     published_size: int
     quorum_met: bool
     problem: str
     behind_s: float
+    withheld_s: float
 
 
 class Publisher:
-    """Publishes the heads of one log. For one event loop; `run` is the one task that does."""
+    """Publishes the heads of one log. For one event loop; `run` and `amend` are the two tasks that do."""
 
     def __init__(
         self,
@@ -71,13 +74,15 @@ class Publisher:
         self._limits = limits
         self._metrics = metrics
         self._storing = asyncio.Lock()
-        self._amending: set[asyncio.Task[None]] = set()
+        self._late: asyncio.Queue[tuple[NoteSignature, int]] = asyncio.Queue()
+        """At most one for each witness: each is asked one thing at a time."""
         self._next_attempt = 0.0
         self._behind_since: float | None = None
         self._attempt_since: float | None = None
+        self._withheld_since: float | None = None
         self._problem = ""
         if panel is not None:
-            panel.on_late = self._offer
+            panel.on_late = lambda signature, size: self._late.put_nowait((signature, size))
 
     @property
     def panel(self) -> Panel | None:
@@ -94,9 +99,12 @@ class Publisher:
         """How it stands just now."""
         return PublicationState(
             published_size=self._published.size,
-            quorum_met=self._published.size >= 0 and not self._shortfall(parse_note(self._published.newest.checkpoint)),
+            quorum_met=self._published.size >= 0 and self._is_met(self._published.newest),
             problem=self._problem,
             behind_s=self._behind_s(),
+            withheld_s=0.0
+            if self._withheld_since is None
+            else asyncio.get_running_loop().time() - self._withheld_since,
         )
 
     def _behind_s(self) -> float:
@@ -128,14 +136,19 @@ class Publisher:
             outcome = await self._publish()
         finally:
             self._attempt_since = None
+        if outcome in ("published", "unwitnessed"):
+            self._withheld_since = None
+        elif self._withheld_since is None:
+            self._withheld_since = began
         self._metrics.publications.labels(outcome).inc()
         self._metrics.publication_seconds.observe(asyncio.get_running_loop().time() - began)
 
     async def _publish(self) -> str:
         """Returns what came of it, as the metric names it."""
         head = self._heads.newest
-        note = await self._gather(head)
+        signatures = await self._gather(head)
         async with self._storing:
+            note = self._cosigned(head, signatures)
             problem = self._shortfall(note)
             if problem and not self._fail_open:
                 self._report(f"the checkpoint of size {head.size} is not published: {problem}")
@@ -145,14 +158,36 @@ class Publisher:
             except UnknownOutcomeError:
                 raise
             except StorageError as exc:
-                self._report(f"the checkpoint of size {head.size} could not be stored: {exc}")
+                _LOG.error("%s", exc)  # for the operator; what is reported is told to strangers as well
+                self._report(f"the checkpoint of size {head.size} could not be stored, and the journal says why")
                 return "failed"
         self._behind_since = None
         self._report(f"the checkpoint of size {head.size} is published all the same: {problem}" if problem else "")
         return "unwitnessed" if problem else "published"
 
+    async def amend(self) -> None:
+        """Add what witnesses bring late to the published checkpoint, if it is still that one, until cancelled.
+
+        Raises:
+            UnknownOutcomeError: a commit failed, and the process must end.
+        """
+        while True:
+            signature, size = await self._late.get()
+            async with self._storing:
+                if size != self._published.size:
+                    continue
+                head = self._published.newest
+                try:
+                    await self._show(head, _merged(parse_note(head.checkpoint), [signature]))
+                except UnknownOutcomeError:
+                    raise
+                except StorageError as exc:
+                    _LOG.error("a late cosignature could not be stored: %s", exc)
+
     async def published_with(self, leaf_index: int) -> Head:
-        """Wait until a published checkpoint holds an entry; returns the published head then.
+        """Wait until a published checkpoint holds an entry, and has its quorum, unless the log fails open.
+
+        Returns the published head then.
 
         Raises:
             UnavailableError: none did in time; the message says why.
@@ -160,6 +195,9 @@ class Publisher:
         try:
             async with asyncio.timeout(self._limits.witnessed_ms / 1_000):
                 head = await self._published.after(leaf_index)
+                while head is not None and not (self._fail_open or self._is_met(head)):
+                    await self._published.change()
+                    head = await self._published.after(leaf_index)
         except TimeoutError:
             head = None
         if head is None:
@@ -185,19 +223,25 @@ class Publisher:
 
     # --- notes -------------------------------------------------------------------------------------------------------
 
-    async def _gather(self, head: Head) -> Note:
-        """The head's note with all cosignatures: those that it was published with, and newer ones in their place."""
+    async def _gather(self, head: Head) -> Sequence[NoteSignature]:
+        """What the witnesses say about a head."""
+        if self._panel is None:
+            return ()
+
+        async def prove(size1: int, size2: int) -> tuple[bytes, ...]:
+            return await self._prover.prove_consistency(size1=size1, size2=size2, head=head)
+
+        return await self._panel.collect(head.checkpoint, size=head.size, prove=prove)
+
+    def _cosigned(self, head: Head, signatures: Sequence[NoteSignature]) -> Note:
+        """The head's note with all cosignatures: new ones, and those that it was published with if it was."""
         note = parse_note(head.checkpoint)
-        if self._panel is not None:
+        if self._published.size == head.size:
+            note = _merged(note, parse_note(self._published.newest.checkpoint).signatures)
+        return _merged(note, signatures)
 
-            async def prove(size1: int, size2: int) -> tuple[bytes, ...]:
-                return await self._prover.prove_consistency(size1=size1, size2=size2, head=head)
-
-            signatures = await self._panel.collect(head.checkpoint, size=head.size, prove=prove)
-            if self._published.size == head.size:
-                note = _merged(note, parse_note(self._published.newest.checkpoint).signatures)
-            note = _merged(note, signatures)
-        return note
+    def _is_met(self, head: Head) -> bool:
+        return not self._shortfall(parse_note(head.checkpoint))
 
     def _shortfall(self, note: Note) -> str:
         """Why a note may not be published, or lacks cosignatures; empty if all is well."""
@@ -219,22 +263,6 @@ class Publisher:
         await self._storage.publish(data, size=head.size)
         self._published.release(Head(size=head.size, checkpoint=data, edge=head.edge))
 
-    def _offer(self, signature: NoteSignature, size: int) -> None:
-        """A witness has answered late: its line is added if the checkpoint is still the published one."""
-        task = asyncio.create_task(self._amend(signature, size))
-        self._amending.add(task)
-        task.add_done_callback(self._amending.discard)
-
-    async def _amend(self, signature: NoteSignature, size: int) -> None:
-        async with self._storing:
-            if size != self._published.size:
-                return
-            head = self._published.newest
-            try:
-                await self._show(head, _merged(parse_note(head.checkpoint), [signature]))
-            except StorageError as exc:  # the next publication meets it as well, and ends the process if it must
-                _LOG.error("a late cosignature could not be stored: %s", exc)
-
     def _report(self, problem: str) -> None:
         """Say once what is wrong, and once that it is over."""
         if problem and not self._problem:
@@ -245,6 +273,11 @@ class Publisher:
 
 
 def _merged(note: Note, signatures: Iterable[NoteSignature]) -> Note:
-    """The note with signature lines added, each in the place of an earlier one by the same key."""
-    lines = {(line.name, line.key_id): line for line in (*note.signatures, *signatures)}
+    """The note with signature lines added, each in the place of one by the same key that is not newer."""
+    lines = {(line.name, line.key_id): line for line in note.signatures}
+    for line in signatures:
+        there = lines.get((line.name, line.key_id))
+        # All that are added are cosignatures, which begin with their time: a witness's clock may have gone back.
+        if there is None or line.signature[:TIMESTAMP_BYTES] >= there.signature[:TIMESTAMP_BYTES]:
+            lines[line.name, line.key_id] = line
     return Note(text=note.text, signatures=tuple(lines.values()))

@@ -61,6 +61,7 @@ class Sequencer:
         self._arrival = asyncio.Event()
         self._draining = False
         self._committing: Sequence[_Submission] = ()
+        self._failing_since: float | None = None
         self._metrics = metrics
 
     @property
@@ -73,6 +74,11 @@ class Sequencer:
         """For how long the submission has waited that waits longest; 0 if none does."""
         oldest = next(iter((*self._committing, *islice(self._queue, 1))), None)
         return 0.0 if oldest is None else asyncio.get_running_loop().time() - oldest.arrived
+
+    @property
+    def failing_s(self) -> float:
+        """How long ago the first commit failed since one succeeded; 0 if the last one did."""
+        return 0.0 if self._failing_since is None else asyncio.get_running_loop().time() - self._failing_since
 
     async def submit(self, candidates: Sequence[Candidate]) -> Sequence[Placed]:
         """Make candidates part of the log, together; returns their places once they are durable.
@@ -172,10 +178,13 @@ class Sequencer:
                 raise
             _LOG.error("%d entries were not logged: %s", len(distinct), exc)
             self._metrics.commit_failures.inc()
+            if self._failing_since is None:
+                self._failing_since = began
             return
         except BaseException:
             self._fail(group, "the log stopped; try again, which is safe")
             raise
+        self._failing_since = None
         self._metrics.commit_seconds.observe(asyncio.get_running_loop().time() - began)
         self._metrics.commit_entries.observe(len(distinct))
         place_of = dict(zip(distinct, places, strict=True))

@@ -17,7 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.contracts.version_1 import create_version_1
-from tests.processes import Finished, LogProcess, create_log, run_module
+from tests.processes import Finished, LogProcess, ServerProcess, create_log, run_module
 from tests.unit.library.specimens import P256_PUBLISHER, hashedrekord_leaf
 from treehead.checkpoint import open_checkpoint
 from treehead.keys import parse_vkey
@@ -346,3 +346,12 @@ async def test_an_option_is_not_abbreviated_so_that_no_secret_is_taken_for_a_fil
     refused = await treehead_log("serve", "--data", data, option)
     assert refused.exit_code == 2
     assert "unrecognized arguments" in refused.stderr
+
+
+async def test_a_publication_of_unknown_outcome_ends_the_process_with_a_sentence_and_exit_code_1(data: Path) -> None:
+    where = ("--data", data, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+    async with ServerProcess("tests.integration.failing_server", "serve", *where) as log:
+        await add(log.address, hashedrekord_leaf())
+        assert await log.wait() == 1
+        assert "treehead-log: the commit failed (as it was told to), and its outcome is unknown" in log.stderr
+        assert "Traceback" not in log.stderr

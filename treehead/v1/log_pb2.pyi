@@ -33,7 +33,9 @@ class _WaitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Wait.ValueType],
     WAIT_INTEGRATED: _Wait.ValueType  # 1
     """When the entry is durable: the checkpoint of the proof is signed by the log, and nobody else."""
     WAIT_WITNESSED: _Wait.ValueType  # 2
-    """When a checkpoint that holds the entry is published: it has the cosignatures that the log's policy asks for."""
+    """When a checkpoint that holds the entry is published: it has the cosignatures that the log's policy asks for. A log that
+    fails open (GetLogInfo says so) publishes with those that came in time.
+    """
 
 class Wait(_Wait, metaclass=_WaitEnumTypeWrapper):
     """When a submission is answered."""
@@ -43,7 +45,9 @@ WAIT_UNSPECIFIED: Wait.ValueType  # 0
 WAIT_INTEGRATED: Wait.ValueType  # 1
 """When the entry is durable: the checkpoint of the proof is signed by the log, and nobody else."""
 WAIT_WITNESSED: Wait.ValueType  # 2
-"""When a checkpoint that holds the entry is published: it has the cosignatures that the log's policy asks for."""
+"""When a checkpoint that holds the entry is published: it has the cosignatures that the log's policy asks for. A log that
+fails open (GetLogInfo says so) publishes with those that came in time.
+"""
 Global___Wait: _TypeAlias = Wait  # noqa: Y015
 
 @_typing.final

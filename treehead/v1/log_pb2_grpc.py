@@ -115,7 +115,8 @@ class LogServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchCheckpoints(self, request, context):
-        """The newest published checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
+        """The newest published checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Cosignatures that
+        come later, or are renewed, are not sent for themselves. Connections have an age of
         ten minutes, at which the stream ends: call again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

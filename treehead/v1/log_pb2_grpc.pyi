@@ -53,7 +53,8 @@ class LogStub:
     they can compare. A checkpoint that came with a proof may be larger; it is published within a moment.
     """
     WatchCheckpoints: _grpc.UnaryStreamMultiCallable[_log_pb2.WatchCheckpointsRequest, _log_pb2.WatchCheckpointsResponse]
-    """The newest published checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
+    """The newest published checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Cosignatures that
+    come later, or are renewed, are not sent for themselves. Connections have an age of
     ten minutes, at which the stream ends: call again.
     """
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_log_pb2.GetInclusionProofRequest, _log_pb2.GetInclusionProofResponse]
@@ -91,7 +92,8 @@ class LogAsyncStub(LogStub):
     they can compare. A checkpoint that came with a proof may be larger; it is published within a moment.
     """
     WatchCheckpoints: _aio.UnaryStreamMultiCallable[_log_pb2.WatchCheckpointsRequest, _log_pb2.WatchCheckpointsResponse]  # type: ignore[assignment]
-    """The newest published checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
+    """The newest published checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Cosignatures that
+    come later, or are renewed, are not sent for themselves. Connections have an age of
     ten minutes, at which the stream ends: call again.
     """
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_log_pb2.GetInclusionProofRequest, _log_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
@@ -150,7 +152,8 @@ class LogServicer(metaclass=_abc_1.ABCMeta):
         request: _log_pb2.WatchCheckpointsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_log_pb2.WatchCheckpointsResponse], _abc.AsyncIterator[_log_pb2.WatchCheckpointsResponse]]:
-        """The newest published checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Connections have an age of
+        """The newest published checkpoint, and then each newer one; a reader that is slow gets the newest, not all. Cosignatures that
+        come later, or are renewed, are not sent for themselves. Connections have an age of
         ten minutes, at which the stream ends: call again.
         """
 

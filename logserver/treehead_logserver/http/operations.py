@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,12 +22,11 @@ class OperationsFace:
         self._metrics = metrics
 
     async def healthz(self, request: Request) -> Response:
-        """GET /healthz: 200 if all is well, else 503; what is wrong, one sentence each."""
-        problems = self._health.problems()
-        body = json.dumps({"healthy": not problems, "problems": problems})
-        return Response(
-            f"{body}\n", status_code=503 if problems else 200, headers=_NOT_KEPT, media_type="application/json"
-        )
+        """GET /healthz: 503 if the log does not do what it is for, else 200; what is wrong, one sentence each."""
+        findings = self._health.look()
+        body = json.dumps({"healthy": not findings.problems, **asdict(findings)})
+        status = 503 if findings.problems else 200
+        return Response(f"{body}\n", status_code=status, headers=_NOT_KEPT, media_type="application/json")
 
     async def metrics(self, request: Request) -> Response:
         """GET /metrics, in Prometheus' text format."""

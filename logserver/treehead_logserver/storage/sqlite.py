@@ -196,7 +196,7 @@ class SqliteStorage:
 
     def _refuse_if_broken(self) -> None:
         if self._broken:
-            raise StorageError(
+            raise UnknownOutcomeError(
                 f"database {self._path} is in an unknown state since a commit failed; start the log anew"
             )
 
