@@ -7,7 +7,7 @@ import contextlib
 import random
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -917,3 +917,22 @@ async def test_connections_beyond_the_bound_are_ended_and_the_others_served(
         assert await log.holds_nothing()
         for _, writer in answered:
             writer.transport.abort()
+
+
+async def test_who_waits_for_witnesses_leaves_room_for_others(tmp_path: Path) -> None:
+    limits = replace(LIMITS, witnessed_max=2, publish_ms=600)
+    async with started(tmp_path / "log", limits) as log:
+        await log.published(attestation_leaf())  # so that the next publication is a while away
+        leaves = leaves_of(4)
+        waiting = [asyncio.create_task(log.add(leaf, witnessed=True)) for leaf in leaves]
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
+        refused_calls = [task for task in done if task.exception() is not None]
+        assert refused_calls
+        for task in refused_calls:
+            error = task.exception()
+            assert isinstance(error, grpc.aio.AioRpcError)
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "2 others wait for witnesses already" in (error.details() or "")
+        assert (await log.add(leaves[0])).duplicate
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert sum(not isinstance(result, BaseException) for result in results) == 2
