@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from tests.abuse import flooding, malformed, oversized, slow
 from tests.abuse.scene import Scene
 
-ADDRESSES = 4
-"""A handful for each class. Who has thousands is not held by rates, and by nothing else on a machine of two cores."""
+ADDRESSES = 2
+"""For each class: a handful in all. Who has thousands is not held by rates, nor by anything else on two cores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
