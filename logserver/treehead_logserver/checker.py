@@ -8,10 +8,10 @@ stdin does, and so never outlives the log, however that ends.
     rules    = marshal of the table that `format_rules` makes, once, before the first request
     request  = marshal of [leaf, ...]
     answer   = marshal of [outcome, ...], one for each leaf
-    outcome  = (leaf hash, (signer, [(term kind, term value), ...]))     admitted
-             | (leaf hash, None)                                         admitted, and nobody signed it
-             | (name of the error, message)                              refused
-             | (None, traceback)                                         a defect of ours
+    outcome  = (leaf hash, (signer, twin hash or None, [(term kind, term value), ...]))     admitted
+             | (leaf hash, None)                                                            ... and nobody signed it
+             | (name of the error, message)                                                 refused
+             | (None, traceback)                                                            a defect of ours
 
 `marshal` is for two processes of one program, as these are, and cheaper than anything that is not.
 """
@@ -149,8 +149,8 @@ def _outcome(leaf: bytes, item: tuple[Any, Any]) -> Outcome:
     if isinstance(what, bytes):
         if detail is None:
             return Candidate(leaf, what, _NO_TERMS)
-        signer, terms = detail
-        return Candidate(leaf, what, frozenset(map(Term._make, terms)), signer)
+        signer, twin_hash, terms = detail
+        return Candidate(leaf, what, frozenset(map(Term._make, terms)), signer, twin_hash)
     if isinstance(what, str):
         error: TreeheadError = getattr(errors, what)(detail)
         return error
@@ -169,7 +169,7 @@ def _check(leaf: bytes, rules: AdmissionRules) -> tuple[object, object]:
         return None, traceback.format_exc()
     if candidate.signer is None:
         return candidate.leaf_hash, None
-    return candidate.leaf_hash, (candidate.signer, [tuple(term) for term in candidate.terms])
+    return candidate.leaf_hash, (candidate.signer, candidate.twin_hash, [tuple(term) for term in candidate.terms])
 
 
 def _frames(stream: BinaryIO) -> Iterator[Any]:

@@ -17,6 +17,7 @@ from treehead.merkle import hash_leaf
 from treehead_logserver.kinds import OPAQUE
 from treehead_logserver.rules import AdmissionRules
 from treehead_logserver.storage.base import Candidate
+from treehead_logserver.twin import twin_hash
 
 
 def admit_leaf(leaf: bytes, *, rules: AdmissionRules) -> Candidate:
@@ -32,12 +33,17 @@ def admit_leaf(leaf: bytes, *, rules: AdmissionRules) -> Candidate:
     if leaf.startswith(b"{") or not rules.takes_unsigned:
         try:
             entry = _verified_entry(leaf, rules)
-            return Candidate(leaf, hash_leaf(leaf), terms_of(entry), sha256(entry.signer.spki).digest())
+            return Candidate(leaf, hash_leaf(leaf), terms_of(entry), _charged_to(entry), twin_hash(leaf, entry))
         except (MalformedError, UnsupportedError, SignatureError) as exc:
             if OPAQUE not in rules.kinds:
                 raise
             rules.check_unsigned(str(exc))
     return Candidate(leaf, hash_leaf(leaf))
+
+
+def _charged_to(entry: Entry) -> bytes:
+    # Anyone can put another's key and signature into a certificate, and that again and again.
+    return sha256(entry.signer.spki if entry.certificate is None else entry.certificate).digest()
 
 
 def _verified_entry(leaf: bytes, rules: AdmissionRules) -> Entry:

@@ -14,7 +14,9 @@ to answer does, so who asks again at once would keep the log busy all the same.
 
 An address is charged for whatever it sends, before anything is looked at. A signer is charged only once the signature
 has verified, and only for what is not in the log yet: what is logged anyone can read and send again, and that must not
-use up what its signer may send.
+use up what its signer may send. For the same reason an entry is charged once, however often it is sent at a time, and
+none is for which its twin was (`twin`); and an entry whose key comes in a certificate is charged to the certificate,
+which anyone can make for a key that is not theirs.
 
 Both remember the last `REMEMBERED_MAX` of those who sent anything, and forget the one that was quiet for longest. Who
 has more addresses, or keys, than that may have some forgotten that are not due yet, and gains little: with so many, the
@@ -49,7 +51,7 @@ HELD_MS_MAX = 1_000
 HELD_MAX = 512
 """Refusals that are held at a time; those beyond are told at once, for each has a place among the calls under way."""
 REMEMBERED_MAX = 32_768
-"""Addresses, and as many signers; each takes some 500 bytes."""
+"""Addresses, as many signers, and as many entries that signers were charged for; each takes some 500 bytes at most."""
 
 _RATE = re.compile(r"([0-9]{1,7})/([smh])")
 _RATE_CHARS_MAX = 9
@@ -58,6 +60,9 @@ _KEYS = ("requests", "address", "signer")
 
 _LOOK_UPS_A_TURN = 64
 """Look-ups take some 10 µs each, and the event loop is not kept for longer than these take."""
+
+_Twins = tuple[bytes, ...]
+"""The leaf hashes of an entry and of its twin, if it has one; the lesser first."""
 
 _ELSEWHERE = "callers without an address"
 _IPV6_NETWORK_BYTES = 8
@@ -144,6 +149,7 @@ class Quotas:
         self._requests = None if rates.requests is None else _Meter("requests", rates.requests)
         self._addresses = None if rates.address is None else _Meter("address", rates.address)
         self._signers = None if rates.signer is None else _Meter("signer", rates.signer)
+        self._charged: dict[_Twins, None] = {}
 
     def charge_request(self, peer: Callable[[], str]) -> None:
         """Count one request or call of a peer, who is asked for only if that matters.
@@ -177,7 +183,8 @@ class Quotas:
     async def charge_signers(self, candidates: Sequence[Candidate], storage: LeafFinder) -> None:
         """Count those of the candidates that are not in the log yet as their signers'.
 
-        Not counted: what nobody signed, and a leaf that is there again.
+        Not counted: what nobody signed, a leaf that is there again, and one that was counted and is not there yet, or
+        whose twin was or is. What is not logged after all may be sent again, and is not counted then.
 
         Raises:
             QuotaError: there is no room for all that one of the signers has among them; none was counted.
@@ -186,17 +193,30 @@ class Quotas:
         """
         if self._signers is None:
             return
-        signer_of = {candidate.leaf_hash: candidate.signer for candidate in candidates if candidate.signer is not None}
-        fresh: Counter[str] = Counter()
-        for number, (leaf_hash, signer) in enumerate(signer_of.items(), 1):
-            if await storage.find_leaf(leaf_hash) is None:
-                fresh[f"signer sha256:{format_hex(signer)}"] += 1
+        signer_of = {_twins(candidate): candidate.signer for candidate in candidates if candidate.signer is not None}
+        fresh: list[_Twins] = []
+        for number, twins in enumerate(signer_of, 1):
+            if [await storage.find_leaf(leaf_hash) for leaf_hash in twins] == [None] * len(twins):
+                fresh.append(twins)
             if number % _LOOK_UPS_A_TURN == 0:
                 await asyncio.sleep(0)
-        for name, entries in fresh.items():
+        # From here on nobody else has a turn: what two callers send at once is counted for the first of them.
+        fresh = [twins for twins in fresh if twins not in self._charged]
+        counts = Counter(f"signer sha256:{format_hex(signer_of[twins])}" for twins in fresh)
+        for name, entries in counts.items():
             self._signers.check(name, entries)
-        for name, entries in fresh.items():
+        for name, entries in counts.items():
             self._signers.charge(name, entries)
+        self._charged.update(dict.fromkeys(fresh))
+        while len(self._charged) > REMEMBERED_MAX:
+            del self._charged[next(iter(self._charged))]
+
+
+def _twins(candidate: Candidate) -> _Twins:
+    """What an entry and its twin have in common."""
+    if candidate.twin_hash is None:
+        return (candidate.leaf_hash,)
+    return tuple(sorted((candidate.leaf_hash, candidate.twin_hash)))
 
 
 class _Meter:

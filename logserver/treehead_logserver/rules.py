@@ -10,10 +10,15 @@
     match           = "pypi:acme-*"                   # as in trust.toml: the longest match decides alone
     signers         = ["ed25519:…"]
 
-An entry goes by the names that a client's trust rules know it by (`treehead.trust.name_of`), and its signer has to be
-an owner of each that is owned. So nothing gets in that a client could take for a release of that name by a stranger.
+An entry goes by the names that a client's trust rules know it by (`treehead.trust.name_of`), and by the packages that
+it is found by (`treehead.lookup`): its release's, and those of package URLs that its subjects are called by, in the
+canonical spelling of their types. Its signer has to be an owner of each that is owned. So nothing gets in that a client
+could take for a release of that name by a stranger, or that is listed among the owner's when it looks for the package.
 Other names for the same bytes are other names, here as there: a statement about `acme_tool-1.0.whl` that is no release
 is `generic:acme_tool-1.0.whl`, which no rule for `pypi:` matches.
+
+A key that is listed is taken bare and in no certificate. Anyone can make a certificate for a key that is not theirs,
+have it beside a signature that is public already, and so make ever more entries of one, with whatever they like in it.
 
 What nobody signed has no signer and no name. With any of `signers`, `owner` and `unowned = "refuse"` a log takes no
 such bytes, even with the kind `opaque`.
@@ -23,14 +28,16 @@ Rules say who is let in, and no more: what is in the log proves that it was logg
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from treehead.entry import Entry
 from treehead.errors import MalformedError, TooLargeError, UnsupportedError, UntrustedError
 from treehead.publickey import PublicKey, format_public_key
+from treehead.purl import PURL_START, PackageUrl, parse_purl
 from treehead.tile import ENTRY_BYTES_MAX
-from treehead.trust import Trust, format_rule, name_of, parse_rule_tables, parse_signers
+from treehead.trust import Name, Trust, format_rule, name_of, parse_rule_tables, parse_signers
 from treehead_logserver.kinds import ALL_KINDS, OPAQUE, SIGNED_KINDS
 
 _KEYS = ("kinds", "entry_bytes_max", "signers", "unowned", "owner")
@@ -86,24 +93,30 @@ class AdmissionRules:
             raise UnsupportedError(
                 f"rule admission.kinds: this log does not take {kind} (it takes {', '.join(sorted(self.kinds))})"
             )
-        if self.signers is not None and entry.signer not in self.signers:
-            raise UntrustedError(
-                f"rule admission.signers: signer {entry.signer} is not among those whose entries this log takes"
+        if self.signers is not None:
+            _check_signer(
+                entry,
+                self.signers,
+                rule="rule admission.signers",
+                otherwise="is not among those whose entries this log takes",
             )
         if self.owners.rules or self.refuse_unowned:
             self._check_names(entry)
 
     def _check_names(self, entry: Entry) -> None:
         # All of an entry's names count: a client believes it about each of its artifacts.
-        for name in dict.fromkeys(name_of(entry, artifact) for artifact in entry.artifacts):
+        names = dict.fromkeys(name_of(entry, artifact) for artifact in entry.artifacts)
+        for name in {**names, **dict.fromkeys(_packages_of(entry))}:
             rule = self.owners.find_rule(name)
-            if rule is None:
-                if self.refuse_unowned:
-                    raise UntrustedError(f"rule admission.unowned: no owner rule matches {str(name)!r}")
-            elif entry.signer not in rule.signers:
-                raise UntrustedError(
-                    f'rule admission.owner "{rule}": signer {entry.signer} is not among the owners of {str(name)!r}'
+            if rule is not None:
+                _check_signer(
+                    entry,
+                    rule.signers,
+                    rule=f'rule admission.owner "{rule}"',
+                    otherwise=f"is not among the owners of {str(name)!r}",
                 )
+            elif self.refuse_unowned and name in names:
+                raise UntrustedError(f"rule admission.unowned: no owner rule matches {str(name)!r}")
 
     @property
     def takes_unsigned(self) -> bool:
@@ -125,6 +138,30 @@ class AdmissionRules:
         else:
             rule = "unowned" if self.refuse_unowned else "kinds"
         raise UntrustedError(f"rule admission.{rule}: what nobody signed is not taken, and this is no entry: {problem}")
+
+
+def _check_signer(entry: Entry, listed: Collection[PublicKey], *, rule: str, otherwise: str) -> None:
+    if entry.signer not in listed:
+        raise UntrustedError(f"{rule}: signer {entry.signer} {otherwise}")
+    if entry.certificate is not None:
+        raise UntrustedError(
+            f"{rule}: signer {entry.signer} comes in a certificate, which anyone can make for a key that is listed; "
+            "send the bare key"
+        )
+
+
+def _packages_of(entry: Entry) -> Iterator[Name]:
+    """The packages that an entry is found by, in the spelling that they are looked up in."""
+    if entry.release is not None:
+        yield _package(PackageUrl(type=entry.release.ecosystem, name=entry.release.name))
+    for artifact in entry.artifacts:
+        if artifact.name is not None and artifact.name.startswith(PURL_START):
+            with suppress(MalformedError):  # then it is found as the name that it is, and no package's
+                yield _package(parse_purl(artifact.name))
+
+
+def _package(purl: PackageUrl) -> Name:
+    return Name(ecosystem=purl.type, name=purl.canonical().name)
 
 
 def parse_rules(table: object, *, where: str) -> AdmissionRules:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
 
 import grpc
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from tests.integration.test_log_service import retry_delay_ms
 from tests.processes import LogProcess, create_log
+from tests.unit.library.signers import CURVES, certificate, key_of, public_of, sign
 from tests.unit.library.specimens import PUBLISHER, STRANGER, attestation_leaf, hashedrekord_leaf
-from treehead.publickey import format_public_key
+from treehead.entry import hashedrekord
+from treehead.publickey import Scheme, format_public_key
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogStub
 from treehead.wire import CHANNEL_OPTIONS
@@ -118,6 +123,32 @@ async def test_a_signer_has_a_quota_that_others_cannot_use_up(tmp_path: Path) ->
         assert "rule admission.rates.signer" in (error.details() or "")
         assert await add(log, hashedrekord_leaf(b"1")) == 1
         assert await add(log, attestation_leaf()) == 2
+
+
+async def test_a_stranger_neither_gets_past_the_list_of_signers_nor_uses_up_their_rate(tmp_path: Path) -> None:
+    """All that a stranger has is what the log shows everyone: an entry, with a key and a signature in it."""
+    scheme = Scheme.P256
+
+    def rekord(content: bytes, *, certified_by: bytes | None = None) -> bytes:
+        signature, signer = sign(scheme, content), public_of(scheme)
+        digest = sha256(content).digest()
+        return hashedrekord.format_leaf(digest=digest, signature=signature, signer=signer, certificate=certified_by)
+
+    config = f'[admission]\nsigners = ["{format_public_key(public_of(scheme))}"]\n[admission.rates]\nsigner = "2/h"\n'
+    async with await log_with(tmp_path, config) as log:
+        leaf = rekord(b"first")
+        added = await asyncio.gather(*(add(log, leaf) for _ in range(10)))
+        assert added == [0] * 10
+        for serial in range(1, 4):
+            error = await refused(log, rekord(b"first", certified_by=certificate(key_of(scheme), serial=serial)))
+            assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert "rule admission.signers" in (error.details() or "")
+        r, s = decode_dss_signature(sign(scheme, b"first"))
+        twin = encode_dss_signature(r, CURVES[scheme].group_order - s)
+        digest = sha256(b"first").digest()
+        assert await add(log, hashedrekord.format_leaf(digest=digest, signature=twin, signer=public_of(scheme))) == 1
+        assert await add(log, rekord(b"second")) == 2
+        assert "rule admission.rates.signer" in ((await refused(log, rekord(b"third"))).details() or "")
 
 
 async def test_requests_of_any_kind_have_a_rate_over_both_faces(tmp_path: Path, http: httpx.AsyncClient) -> None:

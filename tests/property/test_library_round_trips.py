@@ -272,7 +272,8 @@ def test_entry_bundles(entries: list[bytes]) -> None:
 # --- statements and entries ------------------------------------------------------------------------------------------
 
 PRINTABLE = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
-NAMES = st.lists(PRINTABLE.filter(lambda part: "/" not in part), min_size=1, max_size=3).map("/".join)
+PARTS = PRINTABLE.filter(lambda part: "/" not in part and part not in (".", ".."))
+NAMES = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
 
 
 @st.composite

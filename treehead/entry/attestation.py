@@ -45,15 +45,16 @@ def parse_spec(fields: Fields) -> Entry:
         statement = parse_statement(envelope.payload)
     except MalformedError as exc:
         raise type(exc)(f"field {envelope_fields.path('payload')}: {exc}") from exc
-    signer = verifier_from_fields(fields.object("verifier"), schemes=SCHEMES)
+    verifier = verifier_from_fields(fields.object("verifier"), schemes=SCHEMES)
     fields.finish()
     return Entry(
         kind=f"{KIND}/{API_VERSION}",
-        signer=signer,
+        signer=verifier.key,
         signature=envelope.signature,
         artifacts=tuple(map(_artifact_of, statement.subjects)),
         release=statement.release,
         signed=envelope.signed_bytes(),
+        certificate=verifier.certificate,
     )
 
 

@@ -51,6 +51,7 @@ class Entry:
         artifacts: what was signed, at least one.
         release: the package version it belongs to, if the entry is a release attestation.
         signed: what `signature` is over: the message itself, or for digest signatures None.
+        certificate: the one, in DER, that `signer` came in, if it did; anyone can make one for anybody's key.
     """
 
     kind: str
@@ -59,6 +60,15 @@ class Entry:
     artifacts: tuple[Artifact, ...]
     release: Release | None = None
     signed: bytes | None = field(default=None, repr=False)
+    certificate: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verifier:
+    """The `verifier` member of an entry: a key, and in DER the certificate that it came in, if it came in one."""
+
+    key: PublicKey
+    certificate: bytes | None = field(default=None, repr=False)
 
 
 class Kind(Protocol):
@@ -82,7 +92,7 @@ def verifier_to_json(key: PublicKey, *, certificate: bytes | None = None) -> Jso
     return {"keyDetails": details, "publicKey": {"rawBytes": format_base64(key.spki)}}
 
 
-def verifier_from_fields(fields: Fields, *, schemes: Collection[Scheme]) -> PublicKey:
+def verifier_from_fields(fields: Fields, *, schemes: Collection[Scheme]) -> Verifier:
     """Read the `verifier` member: a public key of one of the schemes, or an X.509 certificate for one.
 
     Not checked: the certificate's chain, validity and names. A log records a certificate; it does not vouch for it.
@@ -95,9 +105,11 @@ def verifier_from_fields(fields: Fields, *, schemes: Collection[Scheme]) -> Publ
     taken = ", ".join(KEY_DETAILS[scheme] for scheme in schemes)
     if details not in KEY_DETAILS.values():
         raise UnsupportedError(f"field {fields.path('keyDetails')} is {details[:64]!r}, not one of {taken}")
+    certificate = None
     if fields.has("x509Certificate"):
         holder = fields.object("x509Certificate")
-        key = _certified_key(holder.base64("rawBytes"), where=holder.path("rawBytes"))
+        certificate = holder.base64("rawBytes")
+        key = _certified_key(certificate, where=holder.path("rawBytes"))
     else:
         holder = fields.object("publicKey")
         key = _bare_key(holder.base64("rawBytes"), where=holder.path("rawBytes"))
@@ -107,7 +119,7 @@ def verifier_from_fields(fields: Fields, *, schemes: Collection[Scheme]) -> Publ
         raise MalformedError(f"field {fields.path('keyDetails')} says {details}, the key is {key.scheme.value}")
     if key.scheme not in schemes:
         raise UnsupportedError(f"field {fields.path('keyDetails')} is {details}; this kind takes {taken} only")
-    return key
+    return Verifier(key=key, certificate=certificate)
 
 
 def _bare_key(spki: bytes, *, where: str) -> PublicKey:

@@ -80,9 +80,10 @@ def parse_spec(fields: Fields) -> Entry:
     digest = data.base64("digest")
     signature = record.object("signature")
     content = signature.base64("content")
-    signer = verifier_from_fields(signature.object("verifier"), schemes=SCHEMES)
+    verifier = verifier_from_fields(signature.object("verifier"), schemes=SCHEMES)
     for left in (data, signature, record, fields):
         left.finish()
+    signer = verifier.key
     algorithm = digest_algorithm(signer)
     if named != _ALGORITHMS[algorithm]:
         raise UnsupportedError(
@@ -95,6 +96,7 @@ def parse_spec(fields: Fields) -> Entry:
         signer=signer,
         signature=content,
         artifacts=(Artifact(digests={algorithm: digest}),),
+        certificate=verifier.certificate,
     )
 
 

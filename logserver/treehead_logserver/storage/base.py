@@ -9,7 +9,8 @@ under the database's own write lock, an engine
  4. inserts entries, look-up rows and the tiles that became full, and replaces the one row of tree state,
 
 and commits; then, and before it returns, it has `settle` note the new state outside of the database. When there is
-nothing new it writes nothing, and neither is called.
+nothing new it writes nothing, and neither is called. Once the log is frozen (`Publishing.freeze`) every call fails, one
+that would add nothing as well: whoever serves the log refuses entries before, and this is in case it does not.
 
 **Durability.** What a call of `append` returned survives the loss of power, whatever the operating system had cached.
 
@@ -43,13 +44,16 @@ class UnknownOutcomeError(StorageError):
 class Candidate(NamedTuple):
     """An entry that may enter the log: checked, hashed, and with the terms that it is to be found by.
 
-    `signer` is the SHA-256 of the signer's key (SubjectPublicKeyInfo); None for what nobody signed. It is not stored.
+    What follows the terms is for `quota`, and not stored. `signer` is the SHA-256 of the signer's key
+    (SubjectPublicKeyInfo), or of the certificate that it came in; None for what nobody signed. `twin_hash` is the leaf
+    hash of the same entry with the other form of its signature, if that has another (`twin`).
     """
 
     leaf: bytes
     leaf_hash: bytes
     terms: frozenset[Term] = frozenset()
     signer: bytes | None = None
+    twin_hash: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +116,7 @@ class Sequencing(Protocol):
         Returns one place for each, in their order.
 
         Raises:
-            StorageError: nothing was written.
+            StorageError: nothing was written; the log is frozen, for one.
             UnknownOutcomeError: the commit failed, or what was to follow it.
         """
 
@@ -155,7 +159,7 @@ class Publishing(Protocol):
         """
 
     async def freeze(self, note: bytes) -> None:
-        """Keep the note that ends the log, once and for all; durable on return. The log has to be frozen by its server.
+        """Keep the note that ends the log, once and for all; durable on return. Nothing can be appended after it.
 
         Raises:
             StorageError: there is one already, or it was not written.

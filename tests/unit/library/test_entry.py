@@ -280,6 +280,14 @@ def test_a_certificate_stands_for_the_key_in_it() -> None:
         verify_entry(entry)
 
 
+def test_an_entry_says_which_certificate_its_key_came_in_if_it_came_in_one() -> None:
+    assert parse_entry(certified(CERTIFICATE)).certificate == CERTIFICATE
+    assert parse_entry(HASHEDREKORD).certificate is None
+    verifier = json.loads(certified(CERTIFICATE))["spec"]["hashedRekordV002"]["signature"]["verifier"]
+    assert parse_entry(damaged(LEAF, at("spec.verifier", verifier))).certificate == CERTIFICATE
+    assert parse_entry(LEAF).certificate is None
+
+
 @pytest.mark.parametrize("version", [1, 3, 127])
 def test_a_certificate_of_an_unknown_version_is_refused(version: int) -> None:
     head, _, tail = CERTIFICATE.partition(b"\xa0\x03\x02\x01\x02")

@@ -6,6 +6,7 @@ from hashlib import sha256, sha512
 
 import pytest
 
+from tests.unit.library.signers import certificate, key_of, public_of, sign
 from tests.unit.library.specimens import (
     CONTENT,
     P256_PUBLISHER,
@@ -17,15 +18,17 @@ from tests.unit.library.specimens import (
 )
 from treehead.dsse import Envelope
 from treehead.encoding import JsonValue, format_canonical_json
-from treehead.entry import attestation, parse_entry
+from treehead.entry import attestation, hashedrekord, parse_entry
 from treehead.errors import MalformedError, SignatureError, TooLargeError, UnsupportedError, UntrustedError
 from treehead.lookup import terms_of
 from treehead.merkle import hash_leaf
+from treehead.publickey import Scheme
 from treehead.statement import PAYLOAD_TYPE, STATEMENT_TYPE
 from treehead_logserver.kinds import ALL_KINDS, OPAQUE
 from treehead_logserver.leaf import admit_leaf
 from treehead_logserver.rules import AdmissionRules, parse_rules
 from treehead_logserver.storage.base import Candidate, Term
+from treehead_logserver.twin import twin_hash
 
 DIGESTS = {Term("sha256", sha256(CONTENT).digest()), Term("sha512", sha512(CONTENT).digest())}
 
@@ -50,6 +53,29 @@ def test_a_hashedrekord_is_admitted_with_its_digest() -> None:
     leaf = hashedrekord_leaf()
     assert admit(leaf).terms >= {Term("sha256", sha256(CONTENT).digest())}
     assert admit(leaf).signer == sha256(P256_PUBLISHER.public.spki).digest()
+
+
+def test_an_entry_whose_key_comes_in_a_certificate_is_charged_to_the_certificate() -> None:
+    """Anyone can make a certificate for a signer's key, who must not be charged for what comes with it."""
+    certificates = [certificate(key_of(Scheme.P256), serial=serial) for serial in (1, 2)]
+    bare, *certified = [
+        hashedrekord.format_leaf(
+            digest=sha256(CONTENT).digest(),
+            signature=sign(Scheme.P256, CONTENT),
+            signer=public_of(Scheme.P256),
+            certificate=der,
+        )
+        for der in (None, *certificates)
+    ]
+    assert admit(bare).signer == sha256(public_of(Scheme.P256).spki).digest()
+    assert [admit(leaf).signer for leaf in certified] == [sha256(der).digest() for der in certificates]
+    assert admit(certified[0]).terms == admit(bare).terms
+
+
+def test_an_entry_with_a_twin_says_which_leaf_that_is() -> None:
+    leaf = hashedrekord_leaf()
+    assert admit(leaf).twin_hash == twin_hash(leaf, parse_entry(leaf)) is not None
+    assert admit(attestation_leaf()).twin_hash is None
 
 
 def test_a_digest_that_an_entry_names_twice_is_one_look_up_row() -> None:

@@ -341,6 +341,66 @@ async def test_nobody_is_charged_for_what_the_log_has_already(clock: Clock) -> N
         await quotas.charge_signers(signed(*logged, b"newer"), Leaves(*logged))
 
 
+class SlowLeaves(Leaves):
+    """A log that says so only after others had a turn."""
+
+    async def find_leaf(self, leaf_hash: bytes) -> int | None:
+        await asyncio.sleep(0)
+        return await super().find_leaf(leaf_hash)
+
+
+async def test_an_entry_that_is_sent_many_times_at_once_is_charged_once(clock: Clock) -> None:
+    quotas = by_signer("2/h")
+    await asyncio.gather(*(quotas.charge_signers(signed(b"fresh"), SlowLeaves()) for _ in range(40)))
+    await quotas.charge_signers(signed(b"another"), SlowLeaves(b"fresh"))
+    with pytest.raises(QuotaError):
+        await quotas.charge_signers(signed(b"a third"), SlowLeaves(b"fresh"))
+
+
+async def test_what_was_charged_and_not_logged_is_sent_again_for_nothing(clock: Clock) -> None:
+    """A log that is busy, or cannot write, tells whoever sent it to try again."""
+    quotas = by_signer("2/h")
+    for _ in range(3):
+        await quotas.charge_signers(signed(b"a", b"b"), EMPTY)
+
+
+async def test_what_was_refused_is_charged_when_it_comes_again(clock: Clock) -> None:
+    quotas = by_signer("2/h")
+    await quotas.charge_signers(signed(b"a"), EMPTY)
+    for _ in range(2):
+        with pytest.raises(QuotaError):
+            await quotas.charge_signers(signed(b"b", b"c"), EMPTY)
+
+
+async def test_of_what_was_charged_no_more_is_remembered_than_there_may_be(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota, "REMEMBERED_MAX", 4)
+    quotas = by_signer("9/h")
+    await quotas.charge_signers(signed(*numbered(6)), EMPTY)
+    assert len(quotas._charged) == 4
+    await quotas.charge_signers(signed(*numbered(6)[2:]), EMPTY)
+    await quotas.charge_signers(signed(*numbered(5, of="other")[2:]), EMPTY)  # nine by now
+    with pytest.raises(QuotaError):
+        await quotas.charge_signers(signed(b"leaf 0"), EMPTY)
+
+
+def twins(one: bytes, other: bytes) -> tuple[Candidate, Candidate]:
+    first, second = signed(one, other)
+    return first._replace(twin_hash=second.leaf_hash), second._replace(twin_hash=first.leaf_hash)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_signer_is_not_charged_for_the_twin_that_anyone_can_make_of_an_entry(clock: Clock, order: int) -> None:
+    first, second = twins(b"one", b"other")[::order]
+    quotas = by_signer("1/h")
+    await quotas.charge_signers([second], Leaves(first.leaf))
+    await quotas.charge_signers([first, second], EMPTY)
+    await quotas.charge_signers([second], EMPTY)
+    with pytest.raises(QuotaError):
+        await quotas.charge_signers(signed(b"new"), EMPTY)
+
+
 async def test_a_leaf_that_is_in_a_batch_twice_is_one(clock: Clock) -> None:
     quotas = by_signer("2/h")
     await quotas.charge_signers(signed(b"a", b"a", b"b", b"a"), EMPTY)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
+from tests.unit.library.signers import certificate, key_of, public_of, sign
 from tests.unit.library.specimens import (
     CONTENT,
     FILENAME,
@@ -20,12 +24,15 @@ from tests.unit.library.specimens import (
     statement,
 )
 from treehead.encoding import JsonValue, format_canonical_json
-from treehead.entry import Entry, parse_entry
+from treehead.entry import Entry, hashedrekord, parse_entry
 from treehead.errors import MalformedError, TooLargeError, UnsupportedError, UntrustedError
+from treehead.lookup import PURL, terms_of
 from treehead.privatekey import PrivateKey
+from treehead.publickey import Scheme
+from treehead.purl import parse_purl
 from treehead.statement import STATEMENT_TYPE
 from treehead.tile import ENTRY_BYTES_MAX
-from treehead.trust import Trust, name_of, parse_rule_tables
+from treehead.trust import Name, Trust, name_of, parse_rule_tables
 from treehead_logserver.kinds import ALL_KINDS, OPAQUE, SIGNED_KINDS
 from treehead_logserver.rules import AdmissionRules, format_rules, parse_rules
 
@@ -53,6 +60,13 @@ def foreign(*names: str, signer: PrivateKey = STRANGER) -> Entry:
     subjects: list[JsonValue] = [{"name": name, "digest": {"sha256": DIGEST}} for name in names]
     payload = format_canonical_json({"_type": STATEMENT_TYPE, "predicateType": "about:blank", "subject": subjects})
     return parse_entry(attestation_leaf(payload, signer=signer))
+
+
+def rekord(der: bytes | None = None, *, scheme: Scheme = Scheme.P256) -> bytes:
+    """The leaf of a bare signature by the key of a scheme, which comes in a certificate if one is given."""
+    digest = hashlib.new(scheme.digest or "", CONTENT).digest()
+    signature = sign(scheme, CONTENT)
+    return hashedrekord.format_leaf(digest=digest, signature=signature, signer=public_of(scheme), certificate=der)
 
 
 # --- kinds and sizes -------------------------------------------------------------------------------------------------
@@ -103,6 +117,21 @@ def test_an_owner_who_is_not_a_listed_signer_is_not_let_in() -> None:
         closed.check(release())
 
 
+def test_a_listed_key_in_a_certificate_is_refused_since_anyone_can_make_one() -> None:
+    listed = str(public_of(Scheme.P256))
+    closed = rules(f'[admission]\nsigners = ["{listed}", "{ACME}"]')
+    closed.check(parse_entry(rekord()))
+    for serial in (1, 2):
+        with pytest.raises(UntrustedError) as refusal:
+            closed.check(parse_entry(rekord(certificate(key_of(Scheme.P256), serial=serial))))
+        assert str(refusal.value) == (
+            f"rule admission.signers: signer {listed} comes in a certificate, which anyone can make for a key that is "
+            "listed; send the bare key"
+        )
+    with pytest.raises(UntrustedError, match=r"is not among those whose entries this log takes$"):
+        closed.check(parse_entry(rekord(certificate(key_of(Scheme.P384)), scheme=Scheme.P384)))
+
+
 # --- owners ----------------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +168,7 @@ def test_the_longest_match_decides_alone() -> None:
         pytest.param(release(signer=STRANGER, name="other"), id="file_of_the_owned_package_in_a_release_of_another"),
         pytest.param(foreign(FILENAME), id="file_of_the_owned_package_without_a_release"),
         pytest.param(foreign("pypi:acme-tool"), id="file_that_is_called_as_the_name"),
-        pytest.param(foreign("pkg:pypi/acme-tool@1.0"), id="file_that_is_called_as_the_package_url"),
+        pytest.param(foreign("pkg:pypi/acme-tool@1.0 "), id="file_that_is_called_as_no_package_url"),
         pytest.param(parse_entry(hashedrekord_leaf()), id="the_same_bytes_by_digest"),
     ],
 )
@@ -149,6 +178,45 @@ def test_an_owner_rule_is_about_no_more_than_a_clients_rule_for_that_name(entry:
     rules("[admission]\n" + owner(match, ACME)).check(entry)
     client = Trust(rules=tuple(rule for rule in TRUST.rules if str(rule) == match))
     assert [client.find_rule(name_of(entry, artifact)) for artifact in entry.artifacts] == [None]
+
+
+@pytest.mark.parametrize(
+    ("match", "entry"),
+    [
+        pytest.param("pypi:acme-*", foreign("pkg:pypi/acme-tool@1.0"), id="version"),
+        pytest.param("pypi:acme-*", foreign("pkg:pypi/acme-tool"), id="package"),
+        pytest.param("pypi:acme-*", foreign("other", "pkg:pypi/acme-tool@1.0?a=b#c"), id="second_subject"),
+        pytest.param("pypi:acme-tool", foreign("pkg:pypi/Acme_Tool@1.0"), id="another_spelling"),
+        pytest.param("npm:@acme/*", foreign("pkg:npm/%40acme/x@1.0"), id="namespace"),
+        pytest.param("npm:acme-*", release(signer=STRANGER, ecosystem="npm", name="Acme-X"), id="release_in_capitals"),
+    ],
+)
+def test_what_is_found_among_the_releases_of_an_owned_package_is_its_owners_alone(match: str, entry: Entry) -> None:
+    """Whoever looks for `pkg:pypi/acme-tool` is shown what its owner signed and nothing else."""
+    rule = rules("[admission]\n" + owner(match, ACME))
+    with pytest.raises(UntrustedError, match=rf'^rule admission\.owner "{re.escape(match)}": signer .* the owners of '):
+        rule.check(entry)
+    rule.check(replace(entry, signer=PUBLISHER.public))
+    found = {parse_purl(term.value.decode()) for term in terms_of(entry) if term.kind == PURL}
+    assert any(rule.owners.find_rule(Name(ecosystem=purl.type, name=purl.name)) for purl in found)
+
+
+def test_the_package_of_a_package_url_needs_no_owner_besides_its_name() -> None:
+    """As clients know it, a subject that is called by a package URL is a file of that name."""
+    closed = rules('[admission]\nunowned = "refuse"\n' + owner("generic:pkg:*", ACME))
+    closed.check(foreign("pkg:pypi/acme-tool@1.0", signer=PUBLISHER))
+    closed = rules('[admission]\nunowned = "refuse"\n' + owner("pypi:acme-*", ACME))
+    with pytest.raises(UntrustedError, match=r"no owner rule matches 'generic:pkg:pypi/acme-tool@1\.0'"):
+        closed.check(foreign("pkg:pypi/acme-tool@1.0", signer=PUBLISHER))
+
+
+def test_an_owners_key_in_a_certificate_is_refused_where_the_rule_matches_and_only_there() -> None:
+    certified = parse_entry(rekord(certificate(key_of(Scheme.P256))))
+    matching = rules("[admission]\n" + owner("unnamed:*", str(public_of(Scheme.P256))))
+    matching.check(parse_entry(rekord()))
+    with pytest.raises(UntrustedError, match=r'^rule admission\.owner "unnamed:\*": signer .* comes in a certificate'):
+        matching.check(certified)
+    rules("[admission]\n" + owner("pypi:acme-*", str(public_of(Scheme.P256)))).check(certified)
 
 
 @pytest.mark.parametrize("names", [("acme.tar.gz",), ("other", "acme.tar.gz"), ("acme.tar.gz", "other")])
