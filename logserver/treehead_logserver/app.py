@@ -26,13 +26,13 @@ from treehead_logserver.admission import Admission
 from treehead_logserver.calls import Calls
 from treehead_logserver.config import ServeConfig
 from treehead_logserver.datadir import DataDirectory
-from treehead_logserver.freeze import Freeze, open_freeze
 from treehead_logserver.gauges import watch_parts
 from treehead_logserver.heads import Head, Heads
 from treehead_logserver.health import Health
 from treehead_logserver.http.add import AddFace
 from treehead_logserver.http.answering import Answering
 from treehead_logserver.http.application import make_application
+from treehead_logserver.http.bodies import Bodies
 from treehead_logserver.http.operations import OperationsFace
 from treehead_logserver.http.rekor import RekorFace
 from treehead_logserver.http.tiles import TilesFace
@@ -47,7 +47,6 @@ from treehead_logserver.recovery import recover_published
 from treehead_logserver.sequencer import Sequencer
 from treehead_logserver.service import LogService
 from treehead_logserver.signer import Signer
-from treehead_logserver.storage.sqlite import SqliteStorage
 from treehead_logserver.witness.client import WitnessClient
 from treehead_logserver.witness.exchange import witness_transport
 from treehead_logserver.witness.panel import Panel
@@ -109,10 +108,9 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
     tls = None if config.tls is None else load_server_tls(config.tls)
     async with contextlib.AsyncExitStack() as stack:
         log = await stack.enter_async_context(opened_log(DataDirectory(path=config.data), passphrase=config.passphrase))
-        vkey, storage, state, edge = log.vkey, log.storage, log.state, log.edge
+        vkey, storage, state, edge, freeze = log.vkey, log.storage, log.state, log.edge, log.freeze
         note = await storage.read_published()
         published = Heads(None if note is None else await recover_published(storage, note, edge=edge, vkey=vkey))
-        freeze = await _read_freeze(storage, vkey)
         _LOG.info("log %s is of size %d (SQLite %s)", vkey.name, state.size, sqlite3.sqlite_version)
 
         metrics = Metrics(origin=vkey.name)
@@ -181,14 +179,17 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
             calls=Calls(quotas=quotas, metrics=metrics, retry_ms=limits.retry_ms),
         )
         log_pb2_grpc.add_LogServicer_to_server(service, server.grpc)
+        bodies = Bodies(bytes_max=limits.bodies_bytes_max, quotas=quotas)
         application = make_application(
             Answering(quotas=quotas, metrics=metrics, retry_ms=limits.retry_ms),
             tiles=TilesFace(storage=storage, published=published, piece_bytes_max=limits.chunk_bytes_max),
             operations=OperationsFace(
                 health=Health(sequencer=sequencer, publisher=publisher, stall_ms=limits.stall_ms), metrics=metrics
             ),
-            add=AddFace(intake) if OPAQUE in config.rules.kinds else None,
-            rekor=RekorFace(vkey=vkey, intake=intake, prover=prover) if HASHEDREKORD in config.rules.kinds else None,
+            add=AddFace(intake=intake, bodies=bodies) if OPAQUE in config.rules.kinds else None,
+            rekor=RekorFace(vkey=vkey, intake=intake, bodies=bodies, prover=prover)
+            if HASHEDREKORD in config.rules.kinds
+            else None,
             freeze=freeze,
         )
         http = HttpServer(application, bounds=HttpBounds(), drain_ms=limits.drain_ms)
@@ -253,11 +254,6 @@ def _check_cosignatures(note: Note, policy: Policy) -> None:
                 raise StorageError(
                     f"the database's published checkpoint is damaged ({exc}): restore a copy of the database"
                 ) from exc
-
-
-async def _read_freeze(storage: SqliteStorage, vkey: VerifierKey) -> Freeze | None:
-    note = await storage.read_freeze()
-    return None if note is None else open_freeze(note, vkey=vkey)
 
 
 async def _first_to_end(*tasks: asyncio.Task[None]) -> None:

@@ -18,14 +18,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from treehead.checkpoint import Checkpoint
 from treehead.display import printable
 from treehead.encoding import format_base64
 from treehead.errors import StorageError, UsageError
 from treehead.files import sync_data, sync_directory
 from treehead.keys import VerifierKey
 from treehead.tile import RightEdge
-from treehead_logserver.freeze import open_freeze
+from treehead_logserver.datadir import DataDirectory
+from treehead_logserver.highwater import read_mark
 from treehead_logserver.progress import Progress
+from treehead_logserver.recovery import is_freeze_lost
 from treehead_logserver.snapshot import Snapshot, look_at, opened
 
 _PAGES_AT_ONCE = 1_024
@@ -46,6 +49,9 @@ class Backup:
 def back_up(database: Path, to: Path, *, vkey: VerifierKey, progress: Progress) -> Backup:
     """Copy a log's database to a new file, durably, and check of the copy what a start of the log checks.
 
+    Of the high-water mark beside it only one thing counts: whether it says that the log is frozen, and the copy does
+    not. Such a copy would be good for as long as the mark is there, and no longer.
+
     Raises:
         UsageError: the file exists, or its folder does not.
         StorageError: something cannot be read or written, or the copy is not in order.
@@ -55,11 +61,14 @@ def back_up(database: Path, to: Path, *, vkey: VerifierKey, progress: Progress) 
     _refuse_existing(to)
     if not to.parent.is_dir():
         raise UsageError(f"--to {to}: there is no folder {to.parent}")
+    mark = _read_mark(
+        database, vkey
+    )  # before the copy: the log may be frozen meanwhile, and then its database is first
     with _new_file(to) as temporary:
         look_at(database, lambda source: _copy(source, temporary, to, progress))
         with opened(temporary, at_rest=True) as copy:
             try:
-                edge = _check(copy, vkey)
+                edge = _check(copy, mark, vkey)
             except StorageError as exc:
                 raise StorageError(
                     f"the copy of {database} is not in order, and was removed: {exc}; "
@@ -68,13 +77,25 @@ def back_up(database: Path, to: Path, *, vkey: VerifierKey, progress: Progress) 
     return Backup(path=to, size=edge.size, root=edge.root())
 
 
-def _check(copy: Snapshot, vkey: VerifierKey) -> RightEdge:
+def _read_mark(database: Path, vkey: VerifierKey) -> Checkpoint | None:
+    """The high-water mark beside a database, if there is one that can be read."""
+    try:
+        return read_mark(DataDirectory(path=database.parent).mark, vkey=vkey)
+    except StorageError:
+        return None
+
+
+def _check(copy: Snapshot, mark: Checkpoint | None, vkey: VerifierKey) -> RightEdge:
     """Returns the copy's right edge, only if a start of the log would find nothing wrong with it."""
     edge = copy.recover_edge(vkey=vkey)
     if (published := copy.read_published()) is not None:
         copy.recover_published(published, edge=edge, vkey=vkey)
-    if (freeze := copy.read_freeze()) is not None:
-        open_freeze(freeze, vkey=vkey)
+    freeze = copy.recover_freeze(edge=edge, vkey=vkey)
+    if mark is not None and is_freeze_lost(freeze, mark, edge=edge):
+        raise StorageError(
+            "the high-water mark says that the log is frozen, and the database does not, since a copy from before that "
+            "was put back: start the log once, which mends it"
+        )
     return edge
 
 

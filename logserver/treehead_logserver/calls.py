@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -95,7 +96,7 @@ class Calls:
             code, message = status.code, str(status)
         except BusyError as exc:
             if isinstance(exc, QuotaError):
-                await self._quotas.hold(exc)
+                await self._quotas.hold()
             code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, str(exc)
             trailing = _when_to_retry(message, exc.retry_ms if isinstance(exc, QuotaError) else self._retry_ms)
         except StorageError as exc:
@@ -113,6 +114,16 @@ class Calls:
         _report(code, message)
         context.set_trailing_metadata((*trailing, (REQUEST_ID, str(REQUEST.get()))))
         await context.abort(code, message)
+
+    async def paced(self, context: Context) -> None:
+        """Count one more message of a stream as a request, and wait until there is room for it."""
+        while True:
+            try:
+                self._quotas.charge_request(context.peer)
+            except QuotaError as exc:
+                await asyncio.sleep(exc.retry_ms / 1_000)
+            else:
+                return
 
     def _count(self, method: str, code: str, began: float) -> None:
         self._metrics.grpc_calls.labels(method, code).inc()

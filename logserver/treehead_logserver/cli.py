@@ -209,6 +209,7 @@ def _signing_config(options: argparse.Namespace) -> None:
 
     fulcio, oidc, tsa = (None if url == NO_SERVICE else url for url in (options.fulcio, options.oidc, options.tsa))
     config = format_signing_config(
+        _log(options)[1],
         url=options.url,
         since=options.since,
         operator=options.operator,

@@ -23,6 +23,9 @@ class Limits:
     Such calls keep their place until the caller takes the answer or its connection ends
     (`treehead.wire.SERVER_OPTIONS`); together with all other streams they have at most half of the places.
 
+    Over HTTP, what they have begun to send is bounded by `bodies_bytes_max`, and for each connection by its bounds
+    (`treehead.httpconnection.HttpBounds`) and a short body (`http.bodies`), 64 MiB for all of them.
+
     Attributes:
         message_bytes_max: bytes in one request; a batch of 1,024 entries of 2 KB each fits.
         batch_entries_max: entries in one AddEntries call.
@@ -36,6 +39,7 @@ class Limits:
         entries_a_checker: entries that wait for each such process at work, before one more is asked.
         admission_entries_max: entries that such a process takes at a time, or 32 times as many of other bytes.
         admission_ms: how long it may take for them; then it is replaced.
+        bodies_bytes_max: bytes of long bodies of HTTP requests, all together, from when they come until they are read.
         tiles_max: full tiles in memory, of 17 KB each.
         calls_max: calls under way at once.
         watchers_max, readers_max, finders_max: of these, calls of WatchCheckpoints, of GetEntries and of FindEntries.
@@ -67,6 +71,7 @@ class Limits:
     entries_a_checker: int = 16
     admission_entries_max: int = 32
     admission_ms: int = 10_000
+    bodies_bytes_max: int = 67_108_864
     tiles_max: int = 4_096
     calls_max: int = 1_536
     watchers_max: int = 256

@@ -62,6 +62,17 @@ class Intake:
         """How many submitters wait for a published checkpoint. They hold their places for as long as witnesses take."""
         self._counted = metrics.submissions
 
+    def check_open(self, *, face: str) -> None:
+        """Returns only if the log takes entries; for a face to ask before it has anything to do with one.
+
+        Raises:
+            FrozenError: it takes no more; that is counted as one that was refused.
+        """
+        if self._freeze is not None:
+            error = FrozenError(self._freeze.successor)
+            self._counted.labels(face, _outcome_of(error)).inc()
+            raise error
+
     async def log(
         self, leaves: Sequence[bytes], *, face: str, address: str, witnessed: bool = False, signed: bool = False
     ) -> Logged:

@@ -9,8 +9,9 @@ As many as that may come at once, and after them each as soon as its share of th
 rate algorithm, by throttled-py, on the monotonic clock). A call is charged for all of its entries or refused as a
 whole; what is refused costs nothing.
 
-Whoever is refused is told so late: when there would be room again, or after `HELD_MS_MAX`. To refuse takes as long as
-to answer does, so who asks again at once would keep the log busy all the same.
+Whoever is refused is told so a second late. To refuse takes as long as to answer does, so who asks again at once, with
+many requests at a time, would keep the log busy all the same. A long body, or a long stream of entries, counts as so
+many requests as it is long.
 
 An address is charged for whatever it sends, before anything is looked at. A signer is charged only once the signature
 has verified, and only for what is not in the log yet: what is logged anyone can read and send again, and that must not
@@ -27,19 +28,17 @@ rate of each bounds nothing. Against many addresses the bounds of the queues sta
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import unquote
 
 from treehead.encoding import format_decimal, format_hex, parse_decimal
 from treehead.errors import MalformedError, TooLargeError
+from treehead.peer import address_of
 from treehead_logserver.backlog import QuotaError
 from treehead_logserver.storage.base import Candidate
 
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from throttled import Throttled
 
 RATE_ENTRIES_MAX = 1_000_000
-HELD_MS_MAX = 1_000
+HELD_MS = 1_000
 HELD_MAX = 512
 """Refusals that are held at a time; those beyond are told at once, for each has a place among the calls under way."""
 REMEMBERED_MAX = 32_768
@@ -63,9 +62,6 @@ _LOOK_UPS_A_TURN = 64
 
 _Twins = tuple[bytes, ...]
 """The leaf hashes of an entry and of its twin, if it has one; the lesser first."""
-
-_ELSEWHERE = "callers without an address"
-_IPV6_NETWORK_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,13 +156,13 @@ class Quotas:
         if self._requests is not None:
             self._requests.charge(address_of(peer()), 1)
 
-    async def hold(self, error: QuotaError) -> None:
+    async def hold(self) -> None:
         """Wait before a refusal is told, as the module says."""
         if self._held >= HELD_MAX:
             return
         self._held += 1
         try:
-            await asyncio.sleep(min(error.retry_ms, HELD_MS_MAX) / 1_000)
+            await asyncio.sleep(HELD_MS / 1_000)
         finally:
             self._held -= 1
 
@@ -262,25 +258,3 @@ class _Meter:
             f"try again in {math.ceil(retry_ms / 100) / 10} s",
             retry_ms=retry_ms,
         )
-
-
-@lru_cache(maxsize=4_096)
-def address_of(peer: str) -> str:
-    """Whom to charge for what a peer sends: an IPv4 address, or an IPv6 network of 64 bits.
-
-    `peer` is what gRPC says (`ipv4:192.0.2.7:5000`, `ipv6:%5B2001:db8::1%5D:5000`), or a host as an HTTP server has it
-    (`192.0.2.7`, `2001:db8::1`). An IPv4 address within IPv6 is the IPv4 address. All others, such as those who come by
-    a Unix socket, count as one.
-    """
-    family, _, rest = peer.partition(":")
-    if family in ("ipv4", "ipv6"):
-        peer = unquote(rest).rpartition(":")[0]
-    try:
-        address = ipaddress.ip_address(peer.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return _ELSEWHERE
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
-            return str(ipaddress.IPv6Network((address.packed[:_IPV6_NETWORK_BYTES] + bytes(8), 64)))
-        address = address.ipv4_mapped
-    return str(address)

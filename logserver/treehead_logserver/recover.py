@@ -5,7 +5,8 @@ and everybody who holds a proof from the first could show that the log lied; so 
 that is ever written is the high-water mark, and only once the operator has brought a checkpoint by the log. Where there
 is none that can be read it is written anew. If the database's tree contains that checkpoint's, the log can be started.
 If the checkpoint is of more than the database has, the mark becomes that checkpoint, whatever it was before: then the
-log, too, knows better than to start.
+log, too, knows better than to start. The same if it is the note that froze the log with the tree that the database has:
+then the log, too, knows that it has ended.
 """
 
 from __future__ import annotations
@@ -27,11 +28,17 @@ from treehead.note import Note, format_note, parse_note
 from treehead.tile import RightEdge
 from treehead.tlogproof import PROOF_BYTES_MAX, PROOF_SUFFIX, parse_proof
 from treehead_logserver.datadir import DataDirectory
+from treehead_logserver.freeze import Freeze, is_freeze
 from treehead_logserver.highwater import SLOT_BYTES, SLOTS, HighWaterMark, create_mark, read_mark
-from treehead_logserver.recovery import RolledBackError
+from treehead_logserver.recovery import RolledBackError, is_freeze_lost
 from treehead_logserver.snapshot import Snapshot, UnreadableError, opened, wal_of
 
 _PROOF_BEGIN = b"c2sp.org/tlog-proof@"
+_FROZEN = ", where the log was frozen"
+_THAWED = (
+    "The log was frozen with the tree that the database has, but the database does not say so: it is a copy from "
+    "before that. The next start takes the note that froze it from the high-water mark: the log is frozen as before."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +62,15 @@ class Promise:
     note: bytes = b""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A database in order: its tree, and what ended it, if anything did."""
+
+    snapshot: Snapshot
+    edge: RightEdge
+    freeze: Freeze | None
+
+
 def explain(directory: DataDirectory, *, vkey: VerifierKey, newest: Path | None) -> Explanation:
     """Look at a log that does not run; `newest` is a file with a checkpoint by it, or with a proof that has one.
 
@@ -74,13 +90,17 @@ def explain(directory: DataDirectory, *, vkey: VerifierKey, newest: Path | None)
             with opened(directory.database, at_rest=True) as snapshot:
                 try:
                     edge = snapshot.recover_edge(vkey=vkey)
+                    freeze = snapshot.recover_freeze(edge=edge, vkey=vkey)
                 except StorageError as exc:
                     told.insert(1, f"database {directory.database}: {exc}")
                     return Explanation(is_well=False, there_is=told, advice=_damaged(directory, promises))
                 told.insert(
-                    1, f"database {directory.database}: {_entries(edge.size)}, root {format_base64(edge.root())}"
+                    1,
+                    f"database {directory.database}: {_entries(edge.size)}, root {format_base64(edge.root())}"
+                    f"{_FROZEN if freeze is not None else ''}",
                 )
-                is_well, advice = _judge(snapshot, edge, directory, vkey, mark=mark, brought=brought)
+                found = Found(snapshot=snapshot, edge=edge, freeze=freeze)
+                is_well, advice = _judge(found, directory, vkey, mark=mark, brought=brought)
         except UnreadableError as exc:
             told.insert(1, f"database: {exc}")
             is_well, advice = False, _without_database(promises)
@@ -129,7 +149,8 @@ def _read_mark(directory: DataDirectory, vkey: VerifierKey) -> tuple[Promise | N
 
 
 def _told(checkpoint: Checkpoint) -> str:
-    return f"{_entries(checkpoint.size)}, root {format_base64(checkpoint.root)}"
+    end = _FROZEN if is_freeze(checkpoint) else ""
+    return f"{_entries(checkpoint.size)}, root {format_base64(checkpoint.root)}{end}"
 
 
 def _entries(count: int) -> str:
@@ -140,27 +161,29 @@ def _entries(count: int) -> str:
 
 
 def _judge(
-    snapshot: Snapshot,
-    edge: RightEdge,
-    directory: DataDirectory,
-    vkey: VerifierKey,
-    *,
-    mark: Promise | None,
-    brought: Promise | None,
+    found: Found, directory: DataDirectory, vkey: VerifierKey, *, mark: Promise | None, brought: Promise | None
 ) -> tuple[bool, list[str]]:
     """Whether the log can be started, and the advice; writes or raises the mark, where that is proven to be right."""
+    promises = [promise for promise in (mark, brought) if promise is not None]
     missing: list[Promise] = []
-    for promise in (mark, brought):
-        if promise is None:
-            continue
+    lost: list[Promise] = []
+    for promise in promises:
         try:
-            snapshot.check_mark(edge, promise.checkpoint)
+            found.snapshot.check_mark(found.edge, promise.checkpoint)
         except RolledBackError:
             missing.append(promise)
         except StorageError as exc:
             return False, _other_tree(exc, directory, promise)
+    if (advice := _continued(found, promises)) is not None:
+        return False, advice
+    for promise in promises:
+        try:
+            if is_freeze_lost(found.freeze, promise.checkpoint, edge=found.edge):
+                lost.append(promise)
+        except StorageError as exc:
+            return False, _other_tree(exc, directory, promise)
     if missing:
-        advice = _rolled_back(edge.size, max(missing, key=lambda promise: promise.checkpoint.size))
+        advice = _rolled_back(found.edge.size, max(missing, key=lambda promise: promise.checkpoint.size))
         if brought in missing and (mark is None or mark.checkpoint.size < brought.checkpoint.size):
             kept = ""
             if mark is None:
@@ -173,22 +196,28 @@ def _judge(
             )
         return False, advice
     if mark is not None:
+        if brought in lost and mark not in lost:
+            _raise_mark(directory, vkey, brought)
+            return True, ["The high-water mark knew nothing of the end of the log, and is of it now.", _THAWED]
         return True, [
-            "All is well: the database holds everything that the log is known to have signed, and it can be started."
+            "All is well: the database holds everything that the log is known to have signed, and it can be started.",
+            *([_THAWED] if lost else []),
         ]
     if brought is None:
         return False, _without_mark(directory)
     _sync(directory)
-    kept = _write_mark(directory, snapshot.read_state().checkpoint)
+    kept = _write_mark(directory, brought.note if lost else found.snapshot.read_state().checkpoint)
     return True, [
         f"The database's tree contains that checkpoint's, so the high-water mark was written anew, with "
-        f"{_entries(edge.size)}{kept}. The log can be started."
+        f"{_entries(found.edge.size)}{kept}. The log can be started.",
+        *([_THAWED] if lost else []),
     ]
 
 
 def _raise_mark(directory: DataDirectory, vkey: VerifierKey, brought: Promise) -> None:
     with contextlib.closing(HighWaterMark.open(directory.mark, vkey=vkey)) as mark:
-        mark.raise_to(brought.checkpoint.size, brought.note)
+        note = mark.freeze if is_freeze(brought.checkpoint) else mark.raise_to
+        note(brought.checkpoint.size, brought.note)
 
 
 def _sync(directory: DataDirectory) -> None:
@@ -240,6 +269,24 @@ def _rolled_back(size: int, promise: Promise) -> list[str]:
         f"3. If there is no copy with {_entries(end)}, this log must not be continued. What it would sign from here on "
         "would contradict what it has signed, and whoever has seen both could prove it. Keep the directory to read it, "
         "make a new log with another origin (treehead-log init), and tell whoever monitors this one.",
+    ]
+
+
+def _continued(found: Found, promises: Sequence[Promise]) -> list[str] | None:
+    """What to say of a log that has grown after its end; None if it has not."""
+    ends = [promise.checkpoint.size for promise in promises if is_freeze(promise.checkpoint)]
+    ends += [] if found.freeze is None else [found.freeze.size]
+    end, size = min(ends, default=None), max(found.edge.size, _largest(promises))
+    if end is None or end == size:
+        return None
+    return [
+        f"This log was frozen at {_entries(end)}, and has signed a tree of {size} after that: a copy from before its "
+        "end was continued. Whoever went on to its successor knows nothing of what came then.",
+        "",
+        "What can be done:",
+        "1. Do not start this log again, with whichever copy of its database.",
+        "2. Keep the directory to read it, and tell whoever monitors this log, and whoever logged in it since, that "
+        f"its entries from {end} on do not count.",
     ]
 
 

@@ -14,6 +14,7 @@ from treehead.errors import MalformedError, SignatureError, StorageError
 from treehead.keys import VerifierKey
 from treehead.merkle import assemble, hash_leaf, plan_root
 from treehead.tile import TILE_HEIGHT, TILE_WIDTH, ExpandedTile, RightEdge, TileId, TileReader, tiles_of
+from treehead_logserver.freeze import Freeze, open_freeze, successor_in
 from treehead_logserver.heads import Head
 from treehead_logserver.storage.base import TreeState
 
@@ -78,6 +79,52 @@ async def recover_published(storage: TreeReading, note: bytes, *, edge: RightEdg
             "so restore a copy"
         )
     return Head.of(edge, checkpoint=note)
+
+
+def recover_freeze(note: bytes | None, *, edge: RightEdge, vkey: VerifierKey) -> Freeze | None:
+    """What the note in the database says that ended the log with the tree that ends in `edge`; None if there is none.
+
+    Raises:
+        StorageError: it is not signed by `vkey`, ends nothing, or is of another tree.
+    """
+    if note is None:
+        return None
+    freeze = open_freeze(note, vkey=vkey)
+    if freeze.size != edge.size:
+        raise _grown(freeze.size, edge.size)
+    if freeze.root != edge.root():
+        raise StorageError(
+            f"the database has another tree of size {edge.size} than the one that the log was frozen with: "
+            "it is damaged, so restore a copy"
+        )
+    return freeze
+
+
+def is_freeze_lost(freeze: Freeze | None, mark: Checkpoint, *, edge: RightEdge) -> bool:
+    """Whether the mark says that the log was frozen with this very tree, and its database says nothing of it.
+
+    Then a copy from before the end was put back. Not checked: that the tree contains the marked one; see `check_mark`.
+
+    Raises:
+        StorageError: the mark's note is damaged, or the tree has grown beyond it, or the two name different successors.
+    """
+    successor = successor_in(mark)
+    if successor is None:
+        return False
+    if mark.size < edge.size:
+        raise _grown(mark.size, edge.size)
+    if freeze is not None and freeze.successor != successor:
+        raise StorageError(
+            f"the log was frozen twice: its database names {freeze.successor} as the successor, and its high-water "
+            f"mark {successor}"
+        )
+    return freeze is None and mark.size == edge.size
+
+
+def _grown(frozen: int, size: int) -> StorageError:
+    return StorageError(
+        f"the log was frozen at {frozen} entries, and its database has {size}: a log ends with its last tree"
+    )
 
 
 async def _edge_at(storage: TreeReading, size: int) -> RightEdge:

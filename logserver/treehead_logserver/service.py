@@ -210,6 +210,8 @@ class LogService(log_pb2_grpc.LogServicer):
                 leaves = await self._read_leaves(index, min(end, index + self._limits.chunk_entries_max))
                 await self._write(context, log_pb2.GetEntriesResponse(first_index=index, leaves=leaves))
                 index += len(leaves)
+                if index < end:
+                    await self._calls.paced(context)
 
     async def FindEntries(self, request: log_pb2.FindEntriesRequest, context: Context) -> log_pb2.FindEntriesResponse:
         async with self._calls.answering("FindEntries", context):
@@ -272,6 +274,8 @@ class LogService(log_pb2_grpc.LogServicer):
         try:
             async with asyncio.timeout(self._limits.write_ms / 1_000):
                 await context.write(message)
+        except grpc.aio.InternalError:
+            raise asyncio.CancelledError from None  # the caller has gone, and gRPC has not told us yet
         except TimeoutError:
             raise Status(
                 grpc.StatusCode.DEADLINE_EXCEEDED, f"the last message was not taken within {self._limits.write_ms} ms"

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from treehead.checkpoint import Checkpoint, open_checkpoint
 from treehead.errors import MalformedError, SignatureError, StorageError
 from treehead.keys import VerifierKey
-from treehead.merkle import HASH_BYTES
 from treehead.sqlite import check_schema
-from treehead.tile import ExpandedTile, RightEdge, TileId, parse_expanded_tile_unverified
+from treehead.tile import ExpandedTile, RightEdge, TileId
+from treehead_logserver.freeze import Freeze
 from treehead_logserver.heads import Head
-from treehead_logserver.recovery import check_mark, recover_edge, recover_published
+from treehead_logserver.recovery import check_mark, recover_edge, recover_freeze, recover_published
+from treehead_logserver.storage import rows
 from treehead_logserver.storage.base import TreeState
 from treehead_logserver.storage.schema import SCHEMA
 
@@ -34,7 +36,7 @@ VALUE_BYTES_MAX = 67_108_864
 READ_ERRORS = (sqlite3.Error, MemoryError, UnicodeDecodeError)
 """What reading a damaged file may raise; the last when SQLite quotes a name that is no text any more."""
 
-
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -55,14 +57,7 @@ class Snapshot:
         Raises:
             StorageError: there is not exactly one, or it is no such thing.
         """
-        rows = self._rows("select one, size, compact_range, checkpoint from tree limit 2")
-        if len(rows) != 1:
-            raise StorageError("there are several of it" if rows else "the database has lost its tree state")
-        match rows[0]:
-            case (1, int(size), bytes(compact_range), bytes(checkpoint)) if size >= 0:
-                hashes = tuple(compact_range[at : at + HASH_BYTES] for at in range(0, len(compact_range), HASH_BYTES))
-                return TreeState(size=size, compact_range=hashes, checkpoint=checkpoint)
-        raise StorageError("the database's tree state is damaged: it is not made of a size, hashes and a checkpoint")
+        return self._read(rows.read_state)
 
     def read_checkpoint(self, *, vkey: VerifierKey) -> Checkpoint:
         """What the log has signed last.
@@ -81,7 +76,7 @@ class Snapshot:
         Raises:
             StorageError: it cannot be read.
         """
-        return self._read_note("published")
+        return self._read(rows.read_note, rows.PUBLISHED)
 
     def read_freeze(self) -> bytes | None:
         """The note that ended the log; None for one that goes on.
@@ -89,7 +84,7 @@ class Snapshot:
         Raises:
             StorageError: it cannot be read.
         """
-        return self._read_note("freeze")
+        return self._read(rows.read_note, rows.FREEZE)
 
     def recover_edge(self, *, vkey: VerifierKey) -> RightEdge:
         """What a log does before it serves: see `recovery.recover_edge`."""
@@ -98,6 +93,10 @@ class Snapshot:
     def recover_published(self, note: bytes, *, edge: RightEdge, vkey: VerifierKey) -> Head:
         """What a log does next, if it has published anything: see `recovery.recover_published`."""
         return _returned(recover_published(self, note, edge=edge, vkey=vkey))
+
+    def recover_freeze(self, *, edge: RightEdge, vkey: VerifierKey) -> Freeze | None:
+        """And then, whether or not it goes on: see `recovery.recover_freeze`."""
+        return recover_freeze(self.read_freeze(), edge=edge, vkey=vkey)
 
     def check_mark(self, edge: RightEdge, mark: Checkpoint) -> None:
         """What a log does then: see `recovery.check_mark`."""
@@ -109,17 +108,7 @@ class Snapshot:
         Raises:
             StorageError: one is not there, or no tile.
         """
-        found = {}
-        for tile in tiles:
-            rows = self._rows("select hashes from tiles where place = ?", tile.level << 56 | tile.number)
-            if not rows:
-                raise StorageError(f"the database has lost tile {tile.level}/{tile.number}")
-            hashes = rows[0][0]
-            try:
-                found[tile] = parse_expanded_tile_unverified(hashes if isinstance(hashes, bytes) else b"")
-            except MalformedError as exc:
-                raise StorageError(f"tile {tile.level}/{tile.number} is damaged: {exc}") from exc
-        return found
+        return self._read(rows.read_tiles, tiles)
 
     def load_leaves(self, *, first_index: int, end_index: int) -> Sequence[bytes]:
         """The leaves from `first_index` to before `end_index`, as many of them as there are.
@@ -127,33 +116,19 @@ class Snapshot:
         Raises:
             StorageError: there is one after one that is missing, or one that is not stored as bytes.
         """
-        leaves: list[bytes] = []
-        select = "select leaf_index, leaf from entries where leaf_index >= ? and leaf_index < ? order by leaf_index"
-        for index, leaf in self._rows(select, first_index, end_index):
-            if index != first_index + len(leaves) or not isinstance(leaf, bytes):
-                raise StorageError(f"the database has lost entry {first_index + len(leaves)}")
-            leaves.append(leaf)
-        return leaves
+        return self._read(rows.read_leaves, first_index, end_index, sys.maxsize)
 
     async def read_tiles(self, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:
         """See `storage.base.Reading`."""
         return self.load_tiles(tiles)
 
     async def read_leaves(self, *, first_index: int, end_index: int, bytes_max: int) -> Sequence[bytes]:
-        """See `storage.base.Reading`; `bytes_max` is not needed for the few that recovery reads."""
-        return self.load_leaves(first_index=first_index, end_index=end_index)
+        """See `storage.base.Reading`."""
+        return self._read(rows.read_leaves, first_index, end_index, bytes_max)
 
-    def _read_note(self, name: str) -> bytes | None:
-        rows = self._rows("select note from notes where name = ?", name)
-        if not rows:
-            return None
-        if not isinstance(note := rows[0][0], bytes):
-            raise StorageError(f"the note {name!r} in the database is damaged: it is not stored as bytes")
-        return note
-
-    def _rows(self, select: str, *values: int | str) -> list[tuple[object, ...]]:
+    def _read(self, read: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
-            return self.connection.execute(select, values).fetchall()
+            return read(self.connection, *args, **kwargs)
         except READ_ERRORS as exc:
             raise StorageError(f"cannot read the database {self.path}: {exc}") from exc
 

@@ -325,6 +325,23 @@ class StorageSuite(ABC):
         async with self.opened(tmp_path) as storage:
             assert await storage.read_freeze() == b"the end"
 
+    async def test_a_frozen_log_appends_nothing(self, tmp_path: Path) -> None:
+        await self.create(tmp_path, EMPTY)
+        extender = Extender(error=AssertionError("the log is frozen"))
+        async with self.opened(tmp_path) as storage:
+            await append(storage, candidates(b"a"), Extender())
+            await storage.freeze(b"the end")
+            with pytest.raises(StorageError, match="the log is frozen"):
+                await append(storage, candidates(b"b"), extender)
+        async with self.opened(tmp_path) as storage:
+            for leaf in (b"a", b"b"):
+                with pytest.raises(StorageError, match="the log is frozen") as caught:
+                    await append(storage, candidates(leaf), extender)
+                assert not isinstance(caught.value, UnknownOutcomeError)
+            assert await storage.read_state() == state_at(1)
+            await storage.publish(b"the last checkpoint, with a cosignature", size=1)
+            assert await storage.find_leaf(hash_leaf(b"a")) == 0
+
     async def test_the_sizes_of_leaves_are_those_of_their_bytes(self, storage: Storage) -> None:
         leaves = [b"", b"a", b"x" * 65_535, b"\x00\x00"]
         await append(storage, candidates(*leaves), Extender())

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ from tests.contracts.storage_suite import (
     state_at,
 )
 from tests.contracts.version_1 import create_version_1
+from tests.contracts.version_2 import create_version_2
 from tests.unit.library.specimens import LOG_KEY, P256_PUBLISHER, attestation_leaf, hashedrekord_leaf
 from tests.unit.logserver.parts import SIGNER
 from treehead.entry import parse_entry
@@ -35,15 +38,20 @@ from treehead.lookup import signer_term, terms_of
 from treehead.merkle import hash_leaf
 from treehead.sqlite import connect
 from treehead.tile import TILE_BYTES, ExpandedTile, TileId
+from treehead_logserver.kinds import ALL_KINDS
+from treehead_logserver.leaf import admit_leaf
 from treehead_logserver.recovery import recover_edge
-from treehead_logserver.storage import lookups, sqlite
-from treehead_logserver.storage.base import Placed, Storage, TreeState, UnknownOutcomeError
+from treehead_logserver.rules import AdmissionRules
+from treehead_logserver.storage import lookups, schema, sqlite
+from treehead_logserver.storage.base import Candidate, Placed, Storage, TreeState, UnknownOutcomeError
 from treehead_logserver.storage.schema import SCHEMA, read_unmarked_checkpoint
 from treehead_logserver.storage.sqlite import SqliteStorage, create_database
 
 NAME = "log.sqlite"
 
 Look = Callable[..., object]
+Create = Callable[..., None]
+"""Makes a file of an earlier version; see `version_1`."""
 
 
 class TestSqliteStorage(StorageSuite):
@@ -230,6 +238,20 @@ async def test_a_disk_that_fills_up_before_the_commit_leaves_the_log_as_it_was(
         await storage.close()
 
 
+async def test_no_term_makes_the_look_up_of_a_leaf_read_other_entries(path: Path) -> None:
+    """With 2^32 tries a term is found whose hash begins as that of a leaf does; here one is given such a leaf hash."""
+    term = sha256_of(b"a term of somebody else's choice")
+    alike = sha256(term.kind.encode() + b"\0" + term.value).digest()
+    async with opened(path) as storage:
+        await append(storage, [Candidate(b"leaf", alike), *candidates(b"a")], Extender())
+        await append(storage, [candidate(b"%d" % number, term) for number in range(100)], Extender())
+        read: list[str] = []
+        storage._reader.set_trace_callback(read.append)
+        assert await storage.find_leaf(alike) is None, "its hash is not really that"
+        assert sum("from entries" in statement for statement in read) == 1
+        assert len(await storage.find_term(term, first_index=0, end_index=102, count_max=200)) == 100
+
+
 async def test_a_missing_file_is_refused_and_not_made(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot open the database"):
         await SqliteStorage.open(tmp_path / NAME)
@@ -414,10 +436,19 @@ OLD_LEAVES = [hashedrekord_leaf(content) for content in OLD_CONTENTS]
 OLD_ENTRIES = [(leaf, [sha256_of(content)]) for leaf, content in zip(OLD_LEAVES, OLD_CONTENTS, strict=True)]
 
 
-async def test_a_file_of_version_1_becomes_one_of_this_version_with_all_that_was_in_it(tmp_path: Path) -> None:
+CREATE = pytest.mark.parametrize("create_old", [create_version_1, create_version_2], ids=["version_1", "version_2"])
+
+
+@CREATE
+async def test_a_file_of_an_earlier_version_becomes_one_of_this_version_with_all_that_was_in_it(
+    tmp_path: Path, create_old: Create
+) -> None:
     path = tmp_path / NAME
-    create_version_1(path, signer=SIGNER, entries=OLD_ENTRIES)
-    expected = read_unmarked_checkpoint(path)
+    create_old(path, signer=SIGNER, entries=OLD_ENTRIES)
+    has_mark = create_old is not create_version_1
+    assert (read_unmarked_checkpoint(path) is None) == has_mark
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        (expected,) = connection.execute("select checkpoint from tree").fetchone()
     for _ in range(2):
         storage = await SqliteStorage.open(path)
         state = await storage.read_state()
@@ -437,30 +468,89 @@ async def test_a_file_of_version_1_becomes_one_of_this_version_with_all_that_was
     assert read_unmarked_checkpoint(path) is None, "a file of this version has a mark beside it"
 
 
-async def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("create_old", "statement", "damaged"),
+    [
+        (create_version_1, "update tiles set hashes = zeroblob(8191) where place = 1", "tile 0/1"),
+        (create_version_1, "update tiles set hashes = 'text' where place = 0", "tile 0/0"),
+        (create_version_1, "update entries set leaf = 'text' where leaf_index = 7", "entry 7"),
+        (create_version_2, "update entries set leaf = 'text' where leaf_index = 599", "entry 599"),
+        (create_version_2, "update entries set leaf = 7 where leaf_index = 0", "entry 0"),
+        (create_version_2, "update entries set leaf = zeroblob(65536) where leaf_index = 300", "entry 300"),
+    ],
+)
+async def test_a_migration_that_meets_damage_names_it_and_leaves_the_file_as_it_was(
+    tmp_path: Path, create_old: Create, statement: str, damaged: str
+) -> None:
     path = tmp_path / NAME
-    create_version_1(path, signer=SIGNER, entries=OLD_ENTRIES)
-    damage(path, "update tiles set hashes = zeroblob(8191) where place = 1")
+    create_old(path, signer=SIGNER, entries=OLD_ENTRIES)
+    damage(path, statement)
     before = contents(path)
-    with pytest.raises(StorageError, match="cannot open the database"):
+    with pytest.raises(StorageError, match=rf"cannot be brought up to this one, since {damaged} is damaged: .*restore"):
         await SqliteStorage.open(path)
     assert contents(path) == before
-    damage(path, "pragma integrity_check")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
 
 
-async def test_who_only_reads_migrates_nothing(tmp_path: Path) -> None:
+async def test_a_migration_says_how_far_it_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / NAME
-    create_version_1(path, signer=SIGNER, entries=OLD_ENTRIES)
+    create_version_2(path, signer=SIGNER, entries=OLD_ENTRIES)
+    monkeypatch.setattr(schema, "REPORTED_EVERY", 250)
+    caplog.set_level(logging.INFO, logger=schema.__name__)
+    async with opened(path):
+        pass
+    said = [record.getMessage() for record in caplog.records if record.name == schema.__name__]
+    assert "the look-ups of 600 entries are derived anew" in said[0]
+    assert [line.rpartition(": ")[2] for line in said[1:3]] == [
+        "250 of 600 entries are done",
+        "500 of 600 entries are done",
+    ]
+    assert len(said) == 4
+    caplog.clear()
+    async with opened(path):
+        assert not caplog.records, "it is done once"
+
+
+@pytest.mark.parametrize("pairs_at_once", [1, 7, 1_048_576])
+async def test_a_migration_leaves_no_look_up_of_the_earlier_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs_at_once: int
+) -> None:
+    monkeypatch.setattr(schema, "_PAIRS_AT_ONCE", pairs_at_once)
+    leaves = [*OLD_LEAVES[:40], b"opaque", b'{"no": "entry"}', attestation_leaf()]
+    path, new = tmp_path / NAME, tmp_path / "new"
+    create_version_2(path, signer=SIGNER, entries=[(leaf, [sha256_of(leaf)]) for leaf in leaves])
+    create_database(new, EMPTY)
+    async with opened(path), opened(new) as storage:
+        await append(storage, [admit_leaf(leaf, rules=AdmissionRules(kinds=ALL_KINDS)) for leaf in leaves], Extender())
+    rows = {}
+    for file in (path, new):
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            moved = connection.execute("select key, leaf_index from lookups").fetchall()
+            recent = connection.execute("select number, pairs from recent").fetchall()
+        rows[file] = {*moved, *(pair for row in recent for pair in lookups.parse_pairs(*row))}
+    assert rows[path] == rows[new]
+
+
+@CREATE
+async def test_who_only_reads_migrates_nothing(tmp_path: Path, create_old: Create) -> None:
+    path = tmp_path / NAME
+    create_old(path, signer=SIGNER, entries=OLD_ENTRIES)
     before = contents(path)
     with pytest.raises(StorageError, match="start the log once"):
         connect(path, SCHEMA, is_writer=False)
     assert contents(path) == before
 
 
-async def test_entries_of_an_earlier_version_are_found_by_all_that_they_are_found_by_now(tmp_path: Path) -> None:
+@CREATE
+async def test_entries_of_an_earlier_version_are_found_by_all_that_they_are_found_by_now(
+    tmp_path: Path, create_old: Create
+) -> None:
     leaves = [attestation_leaf(), hashedrekord_leaf(), b"opaque", b'{"kind":"of another time"}']
     path = tmp_path / NAME
-    create_version_1(path, signer=SIGNER, entries=[(leaf, []) for leaf in leaves])
+    create_old(path, signer=SIGNER, entries=[(leaf, []) for leaf in leaves])
     async with opened(path) as storage:
         for index in (0, 1):
             for term in terms_of(parse_entry(leaves[index])):

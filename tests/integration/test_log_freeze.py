@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -92,6 +96,65 @@ async def test_a_log_is_frozen_once(frozen: LogProcess) -> None:
     assert again.exit_code == 2
     assert "frozen at 2 entries" in again.stderr
     assert format_vkey(SUCCESSOR) in again.stderr
+
+
+async def test_a_backup_from_before_does_not_undo_the_end(tmp_path: Path) -> None:
+    data = tmp_path / "log"
+    await create_log(data, origin=ORIGIN)
+    async with LogProcess(data, "--kind", "opaque") as log, httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.post(f"{log.http}/add", content=b"a")).status_code == 200
+        backup = await run_module("treehead_logserver", "backup", "--data", data, "--to", tmp_path / "copy")
+        assert backup.exit_code == 0, backup.stderr
+        await log.stop()
+        finished = await freeze(data)
+        shutil.copy(tmp_path / "copy", data / "log.sqlite")
+        fsck = await run_module("treehead_logserver", "fsck", "--data", data)
+        assert (fsck.exit_code, "freeze note: is missing" in fsck.stdout) == (1, True), fsck
+        recover = await run_module("treehead_logserver", "recover", "--data", data)
+        assert (recover.exit_code, "the log is frozen as before" in recover.stdout) == (0, True), recover
+        await log.start()
+        assert (await http.get(f"{log.http}/freeze")).text == finished.stdout
+        assert (await http.post(f"{log.http}/add", content=b"b")).status_code == 405
+        assert "a copy from before that" in log.stderr
+        await log.stop()
+        assert (await run_module("treehead_logserver", "fsck", "--data", data)).exit_code == 0
+
+
+KILLED = """
+import os, signal, sys
+from treehead_logserver.highwater import HighWaterMark
+from treehead_logserver.cli import main
+from treehead_logserver.storage.sqlite import SqliteStorage
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv.pop(1) == "mark":
+    HighWaterMark.freeze = kill
+else:
+    SqliteStorage._freeze = kill
+main()
+"""
+
+
+@pytest.mark.parametrize(("at", "is_frozen"), [("database", False), ("mark", True)])
+async def test_a_freeze_that_is_killed_has_frozen_the_log_as_soon_as_the_database_says_so(
+    tmp_path: Path, at: str, is_frozen: bool
+) -> None:
+    data = tmp_path / "log"
+    await create_log(data, origin=ORIGIN)
+    arguments = ("freeze", "--data", data, "--successor", format_vkey(SUCCESSOR))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED, at, *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    stdout, _ = await process.communicate()
+    assert (process.returncode, stdout) == (-signal.SIGKILL, b""), "nobody was shown anything"
+    shutil.copy(data / "high-water", tmp_path / "before")
+    async with LogProcess(data, "--kind", "opaque") as log, httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.get(f"{log.http}/freeze")).status_code == (200 if is_frozen else 404)
+        assert (await http.post(f"{log.http}/add", content=b"a")).status_code == (405 if is_frozen else 200)
+    assert (b"\nfrozen\n" in (data / "high-water").read_bytes()) == is_frozen
+    assert b"\nfrozen\n" not in (tmp_path / "before").read_bytes()
+    again = await freeze(data)
+    assert (again.exit_code, "frozen at 0 entries" in again.stderr) == ((2, True) if is_frozen else (0, False))
 
 
 async def test_a_log_that_runs_is_not_frozen(frozen: LogProcess) -> None:

@@ -4,7 +4,8 @@
     2. the tree       every leaf hashed anew, every full tile, the tree state, the signed checkpoint
     3. the look-ups   every row by which an entry is found, and no other
     4. the notes      what was published is of the tree or an earlier one of it, and so is what ended the log
-    5. the mark       the tree is the one that the log has signed last, or has grown out of it
+    5. the mark       the tree is the one that the log has signed last, or has grown out of it; and if the log was
+                      frozen, the notes say so
 
 It streams: memory does not grow with the log. What cannot be read is a finding, and the check goes on with what can.
 """
@@ -27,7 +28,7 @@ from treehead.tile import RightEdge
 from treehead_logserver.fsck.derivation import Chunk, be, derive, entries
 from treehead_logserver.fsck.findings import FINDINGS_MAX, MARK, Findings
 from treehead_logserver.fsck.lookups import Lookups
-from treehead_logserver.fsck.notes import check_notes, read_notes
+from treehead_logserver.fsck.notes import check_end, check_notes, read_notes
 from treehead_logserver.fsck.report import Report
 from treehead_logserver.fsck.tree import Tree
 from treehead_logserver.progress import Progress
@@ -98,6 +99,7 @@ def check_log(
     check_notes(connection, notes, size=size, findings=findings)
     if not may_be_older:
         _check_age(marks, size, findings)
+    check_end(notes, marks, size=size, may_be_older=may_be_older, findings=findings)
     if is_known:
         _check_roots(signed, tree.roots, findings)
     return Report(

@@ -26,7 +26,7 @@ from treehead_logserver.fsck.findings import Findings
 from treehead_logserver.progress import Progress
 from treehead_logserver.snapshot import READ_ERRORS
 from treehead_logserver.storage.base import Candidate
-from treehead_logserver.storage.lookups import Pair, key_of_leaf, key_of_term, keys_of
+from treehead_logserver.storage.lookups import Pair, is_key_of_leaf, key_of_leaf, key_of_term, keys_of
 
 RANGES_COMPARED_MAX = 16
 ROWS_COMPARED_MAX = 200_000
@@ -194,63 +194,53 @@ class Comparison:
 
 
 class _Twins:
-    """Looks for two entries that are the same, among those that are found by the same key.
+    """Looks for two entries that are the same, among those that are found by the same key of a leaf.
 
-    By a package or a signer, nearly all entries of a log may be found. So of each key the first entry is looked at, and
-    the others only if the key is that of its hash: then they are the same, or else some have a term whose key happens
-    to be that, too.
+    Entries are read again for it, so keys of terms are left out: by one signer all entries of a log may be found.
     """
 
     def __init__(self, connection: sqlite3.Connection, findings: Findings) -> None:
         self._connection = connection
         self._findings = findings
         self._key: int | None = None
-        self._is_of_hash: bool | None = None
         self._index_of: dict[bytes, int] = {}
 
     def look(self, key: int, index: int, *, after: Pair) -> None:
         """An entry is found by a key, as is that of the row before, `after`."""
-        if key != self._key:
-            self._begin(key)
-            self._look(after[1])
-        self._look(index)
+        if is_key_of_leaf(key):
+            if key != self._key:
+                self._begin(key)
+                self._look(after[1])
+            self._look(index)
 
     def look_up(self, key: int, indices: Sequence[int]) -> None:
         """Some entries are found by a key, in order, and besides them those that `lookups` has for it."""
-        self._begin(key)
-        first = self._stored(key, count_max=1)
-        if len({*first, *indices}) > 1:
-            self._look(min([*first, indices[0]]))
-            if self._is_of_hash is not False:
-                for index in sorted({*indices, *self._stored(key)}):
+        if is_key_of_leaf(key):
+            self._begin(key)
+            found = {*indices, *self._stored(key)}
+            if len(found) > 1:
+                for index in sorted(found):
                     self._look(index)
 
     def _begin(self, key: int) -> None:
-        self._key, self._is_of_hash, self._index_of = key, None, {}
+        self._key, self._index_of = key, {}
 
-    def _stored(self, key: int, *, count_max: int = -1) -> Sequence[int]:
-        """The first entries that `lookups` has for a key, by default all."""
-        select = "select leaf_index from lookups where key = ? order by leaf_index limit ?"
+    def _stored(self, key: int) -> Sequence[int]:
+        """The entries that `lookups` has for a key."""
         try:
-            rows = self._connection.execute(select, (key, count_max)).fetchall()
+            rows = self._connection.execute("select leaf_index from lookups where key = ?", (key,)).fetchall()
         except READ_ERRORS:
             return ()  # which is found elsewhere
         return [index for (index,) in rows if isinstance(index, int)]
 
     def _look(self, index: int) -> None:
-        if self._is_of_hash is False:
-            return
         try:
             row = self._connection.execute("select leaf from entries where leaf_index = ?", (index,)).fetchone()
         except READ_ERRORS:
             return
         if row is None or not isinstance(row[0], bytes):
             return
-        leaf_hash = hash_leaf(row[0])
-        is_of_hash = key_of_leaf(leaf_hash) == self._key
-        if self._is_of_hash is None:
-            self._is_of_hash = is_of_hash
-        if is_of_hash and (first := self._index_of.setdefault(leaf_hash, index)) != index:
+        if (first := self._index_of.setdefault(hash_leaf(row[0]), index)) != index:
             self._findings.add(f"entry {index}", f"is the same as entry {first}")
 
 

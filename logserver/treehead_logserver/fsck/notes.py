@@ -1,5 +1,7 @@
 """The signed notes beside the tree: the checkpoint that was published last, and the note that ended the log, if any.
 
+The end is noted in the high-water mark as well, which a copy from before it does not know.
+
 Which checkpoints were published before it cannot be derived from anything, so of the table of their sizes only what
 contradicts the tree or the newest of them is found.
 """
@@ -7,15 +9,15 @@ contradicts the tree or the newest of them is found.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from treehead.checkpoint import Checkpoint, open_checkpoint
 from treehead.errors import MalformedError, SignatureError, StorageError
 from treehead.keys import VerifierKey
-from treehead_logserver.freeze import open_freeze
+from treehead_logserver.freeze import open_freeze, successor_in
 from treehead_logserver.fsck.derivation import be
-from treehead_logserver.fsck.findings import Findings
+from treehead_logserver.fsck.findings import MARK, Findings
 from treehead_logserver.snapshot import READ_ERRORS, Snapshot
 
 PUBLISHED = "published checkpoint"
@@ -31,7 +33,8 @@ class Notes:
     published: Checkpoint | None
     freeze: Checkpoint | None
     was_published: bool
-    """Whether there is a note about a published checkpoint, whatever it says."""
+    was_frozen: bool
+    """Whether there is a note of the kind, whatever it says."""
 
     def signed(self) -> Mapping[str, Checkpoint]:
         """The checkpoints in them, by where they are."""
@@ -46,7 +49,7 @@ def read_notes(snapshot: Snapshot, *, vkey: VerifierKey, findings: Findings) -> 
             findings.add(f"note {name!r}", "is none that the log keeps")
     except READ_ERRORS as exc:
         findings.add("notes", f"cannot be read: {exc}")
-        return Notes(published=None, freeze=None, was_published=True)
+        return Notes(published=None, freeze=None, was_published=True, was_frozen=True)
     published, was_published = None, True
     try:
         note = snapshot.read_published()
@@ -57,19 +60,20 @@ def read_notes(snapshot: Snapshot, *, vkey: VerifierKey, findings: Findings) -> 
         findings.add(PUBLISHED, str(exc))
     except (MalformedError, SignatureError) as exc:
         findings.add(PUBLISHED, f"is not by {vkey.name}: {exc}")
-    return Notes(published=published, freeze=_read_freeze(snapshot, vkey, findings), was_published=was_published)
+    freeze, was_frozen = _read_freeze(snapshot, vkey, findings)
+    return Notes(published=published, freeze=freeze, was_published=was_published, was_frozen=was_frozen)
 
 
-def _read_freeze(snapshot: Snapshot, vkey: VerifierKey, findings: Findings) -> Checkpoint | None:
+def _read_freeze(snapshot: Snapshot, vkey: VerifierKey, findings: Findings) -> tuple[Checkpoint | None, bool]:
     try:
         note = snapshot.read_freeze()
         if note is None:
-            return None
+            return None, False
         open_freeze(note, vkey=vkey)
-        return open_checkpoint(note, key=vkey)
+        return open_checkpoint(note, key=vkey), True
     except StorageError as exc:
         findings.add(FREEZE, str(exc))
-        return None
+        return None, True
 
 
 def check_notes(connection: sqlite3.Connection, notes: Notes, *, size: int, findings: Findings) -> None:
@@ -82,6 +86,31 @@ def check_notes(connection: sqlite3.Connection, notes: Notes, *, size: int, find
         _check_publications(connection, notes, size, findings)
     except READ_ERRORS as exc:
         findings.add(PUBLICATIONS, f"cannot be read: {exc}")
+
+
+def check_end(notes: Notes, marks: Iterable[Checkpoint], *, size: int, may_be_older: bool, findings: Findings) -> None:
+    """Hold what the high-water mark says of the log's end against the notes and a tree of `size`.
+
+    A copy that `may_be_older` need not know of an end of that very tree, but must not have grown beyond it.
+    """
+    for mark in sorted(set(marks), key=lambda mark: mark.size):
+        try:
+            successor = successor_in(mark)
+        except StorageError as exc:
+            findings.add(MARK, str(exc))
+            continue
+        if successor is None or mark.size > size:  # in a copy that is older, which is found elsewhere
+            continue
+        if mark.size < size:
+            findings.add(MARK, f"says that the log was frozen at {mark.size} entries, and the tree has {size}")
+        elif notes.freeze is not None and notes.freeze.extensions != mark.extensions:
+            findings.add(MARK, "names another successor than the freeze note")
+        elif not notes.was_frozen and not may_be_older:
+            findings.add(
+                FREEZE,
+                "is missing, although the high-water mark says that the log was frozen: a copy from before that was "
+                "put back, and the log's next start takes the note from the mark",
+            )
 
 
 def _check_publications(connection: sqlite3.Connection, notes: Notes, size: int, findings: Findings) -> None:

@@ -21,11 +21,11 @@ from treehead.tile import (
 )
 from treehead_logserver.fsck.findings import Findings
 from treehead_logserver.snapshot import READ_ERRORS
+from treehead_logserver.storage.rows import place_of, tile_at
 
 DAMAGED_MAX = 65_536
 
 _UNKNOWN = bytes(HASH_BYTES)
-_LEVEL_BITS = 56
 
 
 class Tree:
@@ -84,7 +84,7 @@ class Tree:
         try:
             for (place,) in self._connection.execute("select place from tiles order by place"):
                 count += 1
-                tile = TileId(place >> _LEVEL_BITS, place & (1 << _LEVEL_BITS) - 1)
+                tile = tile_at(place)
                 known = 0 <= tile.level <= LEVEL_MAX // TILE_HEIGHT
                 if not known or tile_width(tile, size=size) < TILE_WIDTH:
                     self._findings.add(_name(tile), f"has no place in a tree of size {size}")
@@ -103,9 +103,8 @@ class Tree:
 
     def _read(self, tile: TileId) -> bytes | None:
         """The bytes of a stored tile."""
-        place = tile.level << _LEVEL_BITS | tile.number
         try:
-            row = self._connection.execute("select hashes from tiles where place = ?", (place,)).fetchone()
+            row = self._connection.execute("select hashes from tiles where place = ?", (place_of(tile),)).fetchone()
         except READ_ERRORS as exc:
             self._findings.add(_name(tile), f"cannot be read: {exc}")
             return None

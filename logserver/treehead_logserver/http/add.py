@@ -11,19 +11,23 @@ from starlette.responses import Response
 from treehead.encoding import format_decimal
 from treehead.errors import TreeheadError
 from treehead.tile import ENTRY_BYTES_MAX
-from treehead_logserver.http.answering import address_of, read_body
+from treehead_logserver.http.answering import address_of
+from treehead_logserver.http.bodies import Bodies
 from treehead_logserver.intake import Intake
 
 
 class AddFace:
     """Takes entries as they are."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, *, intake: Intake, bodies: Bodies) -> None:
         self._intake = intake
+        self._bodies = bodies
 
     async def add(self, request: Request) -> Response:
         """POST /add."""
-        leaf = await read_body(request, bytes_max=ENTRY_BYTES_MAX, what="entry")
+        self._intake.check_open(face="add")
+        async with self._bodies.read(request, bytes_max=ENTRY_BYTES_MAX, what="entry") as body:
+            leaf = body
         (outcome,) = (await self._intake.log([leaf], face="add", address=address_of(request))).outcomes
         if isinstance(outcome, TreeheadError):
             raise outcome

@@ -1,4 +1,4 @@
-"""What all faces do alike with a request: read its body within bounds, and turn what goes wrong into one sentence."""
+"""What all faces do alike with a request: charge and count it, and turn what goes wrong into one sentence."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from treehead.encoding import parse_decimal
-from treehead.errors import MalformedError, StorageError, TooLargeError, TreeheadError
+from treehead.errors import StorageError, TreeheadError
 from treehead_logserver.backlog import BusyError, QuotaError
-from treehead_logserver.http.errors import MediaTypeError, headers_of, sentence_of, status_of
+from treehead_logserver.http.errors import MethodError, NotFoundError, headers_of, sentence_of, status_of
 from treehead_logserver.journal import REFUSALS, REQUEST, REQUEST_ID, RequestId
 from treehead_logserver.metrics import Metrics
 from treehead_logserver.quota import Quotas
@@ -67,10 +66,14 @@ class Answering:
     async def nowhere(self, request: Request, error: HTTPException) -> Response:
         """The answer to a request that no handler is for: there is no such path, or not with this method."""
         REQUEST.set(RequestId(lambda: request.headers.get(REQUEST_ID)))
-        self._metrics.http_requests.labels("none", error.status_code).inc()
-        sentence = "there is nothing at this path" if error.status_code == 404 else "this path has other methods"
-        response = format_text(error.status_code, sentence)
-        response.headers.update({**(error.headers or {}), REQUEST_ID: str(REQUEST.get())})
+
+        async def refuse(_: Request) -> Response:
+            if error.status_code == 404:
+                raise NotFoundError("there is nothing at this path")
+            raise MethodError("this path has other methods", allow=(error.headers or {}).get("Allow", ""))
+
+        response = await self._answer(refuse, request, format_text, is_charged=True)
+        self._metrics.http_requests.labels("none", response.status_code).inc()
         return response
 
     async def _answer(
@@ -82,14 +85,14 @@ class Answering:
             return await handler(request)
         except TreeheadError as exc:
             if isinstance(exc, QuotaError):
-                await self._quotas.hold(exc)
+                await self._quotas.hold()
             status, sentence, headers = status_of(exc), sentence_of(exc), headers_of(exc, retry_ms=self._retry_ms)
             _report(exc, status)
         except ClientDisconnect:
             return Response(status_code=_GONE)
         except Exception:  # noqa: BLE001 -- it is logged, and the caller learns no more than that it happened
             _LOG.exception("a request failed over a defect of Treehead")
-            status, sentence, headers = 500, _DEFECT, {}
+            status, sentence, headers = 500, _DEFECT, {"cache-control": "no-store"}
         response = format_error(status, sentence)
         response.headers.update(headers)
         response.headers[REQUEST_ID] = str(REQUEST.get())
@@ -108,31 +111,3 @@ def _report(error: TreeheadError, status: int) -> None:
         _LOG.warning("answered %d: %s", status, error)
     elif status != 404:
         _REFUSALS.info("answered %d: %s", status, error)
-
-
-async def read_body(request: Request, *, bytes_max: int, what: str) -> bytes:
-    """The body of a request; `HttpBounds` says how long it may take to come.
-
-    Raises:
-        TooLargeError: it is larger; no more than that was read.
-        MediaTypeError: it is compressed: what it would become cannot be known before it is.
-    """
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise MediaTypeError("the body is compressed (Content-Encoding), and is only taken as it is")
-    declared = request.headers.get("content-length")
-    too_large = TooLargeError(f"{what} is larger than {bytes_max} bytes")
-    if declared is not None and _is_larger(declared, bytes_max):
-        raise too_large
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > bytes_max:
-            raise too_large
-    return bytes(body)
-
-
-def _is_larger(declared: str, bytes_max: int) -> bool:
-    try:
-        return parse_decimal(declared, what="Content-Length", maximum=bytes_max) > bytes_max
-    except MalformedError:
-        return True  # a number that is larger, or none; with none the parser would have refused it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from starlette.applications import Starlette
@@ -34,7 +35,10 @@ def make_application(
     rekor: RekorFace | None,
     freeze: Freeze | None,
 ) -> Starlette:
-    """The ASGI application of a log; a face that is None is not there."""
+    """The ASGI application of a log; a face that is None is not there.
+
+    Paths are as they are: one with a slash at its end is another, and nobody is sent elsewhere.
+    """
 
     def routes() -> Iterator[Route]:
         if add is not None:
@@ -44,7 +48,8 @@ def make_application(
             yield Route(f"{_REKOR_PREFIX}/log/entries", create, methods=["POST"])
         for prefix in ("", *([_REKOR_PREFIX] if rekor is not None else [])):
             yield Route(f"{prefix}/checkpoint", answering.by(tiles.checkpoint, face="checkpoint"))
-            yield Route(f"{prefix}/tile/{{path:path}}", answering.by(tiles.tile, face="tile"))
+            tile = partial(tiles.tile, prefix=f"{prefix}/")
+            yield Route(f"{prefix}/tile/{{path:path}}", answering.by(tile, face="tile"))
         yield Route("/freeze", answering.by(_freeze_note, face="freeze"))
         yield Route("/healthz", answering.by(operations.healthz, face="healthz", is_charged=False))
         yield Route("/metrics", answering.by(operations.metrics, face="metrics", is_charged=False))
@@ -55,4 +60,7 @@ def make_application(
         return Response(freeze.note, media_type="text/plain; charset=utf-8")
 
     nowhere = cast("ExceptionHandler", answering.nowhere)
-    return Starlette(routes=list(routes()), exception_handlers={404: nowhere, 405: nowhere})
+    application = Starlette(routes=list(routes()), exception_handlers={404: nowhere, 405: nowhere})
+    # The address would be made of the host that the caller says it called, and a cache could keep it.
+    application.router.redirect_slashes = False
+    return application

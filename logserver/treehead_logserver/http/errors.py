@@ -22,12 +22,25 @@ class NotFoundError(TreeheadError):
     """There is nothing at this path."""
 
 
+class MethodError(TreeheadError):
+    """There is something at this path, but not for this method.
+
+    Attributes:
+        allow: the methods that it is for, as the header field has them.
+    """
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
 class MediaTypeError(TreeheadError):
     """The body of the request is in an encoding or of a type that is not read here."""
 
 
 _STATUS: tuple[tuple[type[TreeheadError], int], ...] = (
     (NotFoundError, 404),
+    (MethodError, 405),
     (MediaTypeError, 415),
     (FrozenError, 405),
     (QuotaError, 429),
@@ -48,14 +61,15 @@ def status_of(error: TreeheadError) -> int:
 
 
 def headers_of(error: TreeheadError, *, retry_ms: int) -> Mapping[str, str]:
-    """The header fields that go with it: when to come again, and by which methods."""
-    headers: dict[str, str] = {}
+    """The header fields that go with it: that it is not kept, when to come again, and by which methods."""
+    # A cache may keep a 404 or 405 that does not say so (RFC 9110 section 15.1), and the tile is there a second later.
+    headers = {"cache-control": "no-store"}
     status = status_of(error)
     if status in (429, 503):
         wait_ms = error.retry_ms if isinstance(error, QuotaError) else retry_ms
         headers["retry-after"] = str(max(1, -(-wait_ms // 1_000)))
     if status == 405:
-        headers["allow"] = "GET, HEAD"
+        headers["allow"] = error.allow if isinstance(error, MethodError) else "GET, HEAD"
     return headers
 
 

@@ -12,13 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from treehead.checkpoint import parse_checkpoint
-from treehead.errors import TreeheadError
+from treehead.errors import SignatureError, TreeheadError
 from treehead.keys import VerifierKey
 from treehead.note import parse_note
-from treehead_logserver.http.answering import address_of, read_body
+from treehead_logserver.http.answering import address_of
+from treehead_logserver.http.bodies import Bodies
 from treehead_logserver.intake import Intake
 from treehead_logserver.prover import Prover
-from treehead_logserver.rekor.request import BODY_BYTES_MAX, parse_create_entry
+from treehead_logserver.rekor.request import BODY_BYTES_MAX, CreateEntry, parse_create_entry
 from treehead_logserver.rekor.response import format_error, format_log_entry, log_id
 
 _JSON = "application/json"
@@ -31,25 +32,25 @@ _CODES = {400: 3, 413: 3, 415: 3, 403: 7, 404: 5, 405: 9, 429: 8, 500: 13, 503: 
 class RekorFace:
     """Takes hashedrekord entries."""
 
-    def __init__(self, *, vkey: VerifierKey, intake: Intake, prover: Prover) -> None:
+    def __init__(self, *, vkey: VerifierKey, intake: Intake, bodies: Bodies, prover: Prover) -> None:
         self._log_id = log_id(vkey)
         self._intake = intake
+        self._bodies = bodies
         self._prover = prover
 
     async def create_entry(self, request: Request) -> Response:
         """POST /api/v2/log/entries."""
-        body = await read_body(request, bytes_max=BODY_BYTES_MAX, what="request")
-        if len(body) > _LONG_BODY_BYTES:
-            leaf = await asyncio.to_thread(parse_create_entry, body)
-        else:
-            leaf = parse_create_entry(body)
-        logged = await self._intake.log([leaf], face="rekor", address=address_of(request), signed=True)
+        self._intake.check_open(face="rekor")
+        asked = await _read(request, self._bodies)
+        logged = await self._intake.log([asked.leaf], face="rekor", address=address_of(request), signed=True)
         (outcome,) = logged.outcomes
+        if isinstance(outcome, SignatureError):  # which names the field of the leaf, and the caller sent another
+            raise SignatureError(f"field {asked.signature_field}: the signature does not verify") from outcome
         if isinstance(outcome, TreeheadError):
             raise outcome
         head = logged.head
         entry = format_log_entry(
-            leaf=leaf,
+            leaf=asked.leaf,
             leaf_index=outcome.leaf_index,
             tree_size=head.size,
             root=parse_checkpoint(parse_note(head.checkpoint).text).root,
@@ -58,6 +59,13 @@ class RekorFace:
             log_id=self._log_id,
         )
         return Response(entry, status_code=201, media_type=_JSON)
+
+
+async def _read(request: Request, bodies: Bodies) -> CreateEntry:
+    async with bodies.read(request, bytes_max=BODY_BYTES_MAX, what="request") as body:
+        if len(body) > _LONG_BODY_BYTES:
+            return await asyncio.to_thread(parse_create_entry, body)
+        return parse_create_entry(body)
 
 
 def format_refusal(status: int, sentence: str) -> Response:

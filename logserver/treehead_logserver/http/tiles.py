@@ -17,6 +17,7 @@ from treehead.errors import MalformedError, StorageError
 from treehead.merkle import HASH_BYTES
 from treehead.tile import TILE_HEIGHT, TILE_WIDTH, TileId, TilePath, parse_tile_path, tile_width
 from treehead_logserver.heads import Head, Heads
+from treehead_logserver.http.compression import Compression
 from treehead_logserver.http.content import Content, answer_with, bytes_in_one
 from treehead_logserver.http.errors import NotFoundError
 from treehead_logserver.storage.base import Storage
@@ -29,6 +30,7 @@ _TEXT = "text/plain; charset=utf-8"
 _BYTES = "application/octet-stream"
 _ETAG_HEX = 32
 _LENGTH_BYTES = 2
+_COMPRESSED_ANSWERS_MAX = 4
 
 
 class TilesFace:
@@ -38,6 +40,7 @@ class TilesFace:
         self._storage = storage
         self._published = published
         self._piece_bytes_max = piece_bytes_max
+        self._compression = Compression(answers_max=_COMPRESSED_ANSWERS_MAX)
 
     async def checkpoint(self, request: Request) -> Response:
         """GET /checkpoint."""
@@ -50,13 +53,14 @@ class TilesFace:
             compressible=False,
             read=lambda begin, end: bytes_in_one(note[begin:end]),
         )
-        return await answer_with(content, request, piece_bytes_max=self._piece_bytes_max)
+        return await self._answer(content, request)
 
-    async def tile(self, request: Request) -> Response:
-        """GET /tile/…, of hashes or entries."""
+    async def tile(self, request: Request, *, prefix: str) -> Response:
+        """GET <prefix>tile/…, of hashes or entries."""
         head = self._published.newest
         try:
-            path = parse_tile_path("".join(request.scope["raw_path"].decode("latin-1").partition("tile/")[1:]))
+            # As it was sent: the router takes escapes as well, by which a cache would keep a tile under many names.
+            path = parse_tile_path(request.scope["raw_path"].decode("latin-1").removeprefix(prefix))
         except MalformedError as exc:
             raise NotFoundError("this is not the path of a tile") from exc
         tile = TileId(path.level or 0, path.number)
@@ -74,7 +78,10 @@ class TilesFace:
                 compressible=False,
                 read=lambda begin, end: bytes_in_one(hashes[begin:end]),
             )
-        return await answer_with(content, request, piece_bytes_max=self._piece_bytes_max)
+        return await self._answer(content, request)
+
+    async def _answer(self, content: Content, request: Request) -> Response:
+        return await answer_with(content, request, compression=self._compression, piece_bytes_max=self._piece_bytes_max)
 
     async def _exists(self, tile: TileId, width: int, head: Head) -> bool:
         there = tile_width(tile, size=head.size)

@@ -13,8 +13,9 @@ section 6.1.4). It has room for one signature by one key, so an envelope with mo
 would log less than was sent.
 
 The JSON is that of protobuf, in which clients differ: a member may be named in camel case or as in the .proto file, and
-may be null, which is as good as absent; bytes are in any of four spellings of base64. Everything else is strict. What
-comes out has one spelling, and is read like any other leaf before it is logged: the signature is not checked here.
+may be null, which is as good as absent; bytes are in any of four spellings of base64; an enum is its name or its
+number. Everything else is strict. What comes out has one spelling, and is read like any other leaf before it is logged:
+the signature is not checked here.
 """
 
 from __future__ import annotations
@@ -48,10 +49,33 @@ _DSSE = "dsseRequestV002"
 _BARE_KEY = "publicKey"
 _CERTIFICATE = "x509Certificate"
 _CAPITAL = re.compile(r"[A-Z]")
+_KEY_DETAILS = {
+    5: "PKIX_ECDSA_P256_SHA_256",
+    7: "PKIX_ED25519",
+    9: "PKIX_RSA_PKCS1V15_2048_SHA256",
+    10: "PKIX_RSA_PKCS1V15_3072_SHA256",
+    11: "PKIX_RSA_PKCS1V15_4096_SHA256",
+    12: "PKIX_ECDSA_P384_SHA_384",
+    13: "PKIX_ECDSA_P521_SHA_512",
+}
+"""The numbers of those of Sigstore's PublicKeyDetails (sigstore_common.proto) that have a scheme here."""
 
 
-def parse_create_entry(body: bytes) -> bytes:
-    """The leaf of the hashedrekord that a request asks for; `treehead.entry.parse_entry` reads it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateEntry:
+    """What a request asks for.
+
+    Attributes:
+        leaf: of the hashedrekord; `treehead.entry.parse_entry` reads it.
+        signature_field: where in the request its signature was.
+    """
+
+    leaf: bytes
+    signature_field: str
+
+
+def parse_create_entry(body: bytes) -> CreateEntry:
+    """Read a CreateEntryRequest.
 
     Not checked: the signature, and of a certificate anything but that it is one, and for which key.
 
@@ -67,7 +91,7 @@ def parse_create_entry(body: bytes) -> bytes:
     return _hashedrekord(value) if kind == _HASHEDREKORD else _dsse(value)
 
 
-def _hashedrekord(value: JsonValue) -> bytes:
+def _hashedrekord(value: JsonValue) -> CreateEntry:
     request = _message(value, path=_HASHEDREKORD, members=("digest", "signature"))
     digest = _bytes(request, "digest")
     signature = _message(request.value("signature"), path=request.path("signature"), members=("content", "verifier"))
@@ -76,10 +100,10 @@ def _hashedrekord(value: JsonValue) -> bytes:
     verifier = _Verifier.read(signature.value("verifier"), path=signature.path("verifier"))
     signature.finish()
     check_digest(digest, signer=verifier.signer, where=request.path("digest"))
-    return _leaf(digest, content, verifier, signature_field=signature.path("content"))
+    return _asked(digest, content, verifier, signature_field=signature.path("content"))
 
 
-def _dsse(value: JsonValue) -> bytes:
+def _dsse(value: JsonValue) -> CreateEntry:
     request = _message(value, path=_DSSE, members=("envelope", "verifiers"))
     envelope = _message(
         request.value("envelope"), path=request.path("envelope"), members=("payload", "payloadType", "signatures")
@@ -98,7 +122,7 @@ def _dsse(value: JsonValue) -> bytes:
     verifier = _Verifier.read(verifier_value, path=verifier_path)
     signed = pre_authentication_encoding(payload_type, payload)
     digest = hashlib.new(digest_algorithm(verifier.signer), signed).digest()
-    return _leaf(digest, content, verifier, signature_field=signature.path("sig"))
+    return _asked(digest, content, verifier, signature_field=signature.path("sig"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +136,7 @@ class _Verifier:
     @classmethod
     def read(cls, value: JsonValue, *, path: str) -> _Verifier:
         verifier = _message(value, path=path, members=("keyDetails", _BARE_KEY, _CERTIFICATE))
-        details = verifier.text("keyDetails")
+        details = _enum(verifier, "keyDetails", _KEY_DETAILS)
         name, holder_value = _one_of(verifier, _BARE_KEY, _CERTIFICATE)
         verifier.finish()
         holder = _message(holder_value, path=verifier.path(name), members=("rawBytes",))
@@ -120,17 +144,17 @@ class _Verifier:
         holder.finish()
         # As it will be in the leaf, but under the names of the request.
         logged: JsonValue = {"keyDetails": details, name: {"rawBytes": format_base64(raw)}}
-        signer = verifier_from_fields(Fields(logged, path=path), schemes=SCHEMES)
-        return cls(signer=signer, certificate=raw if name == _CERTIFICATE else None, field=holder.path("rawBytes"))
+        read = verifier_from_fields(Fields(logged, path=path), schemes=SCHEMES)
+        return cls(signer=read.key, certificate=read.certificate, field=holder.path("rawBytes"))
 
 
-def _leaf(digest: bytes, content: bytes, verifier: _Verifier, *, signature_field: str) -> bytes:
+def _asked(digest: bytes, content: bytes, verifier: _Verifier, *, signature_field: str) -> CreateEntry:
     leaf = format_leaf(digest=digest, signature=content, signer=verifier.signer, certificate=verifier.certificate)
     if len(leaf) > ENTRY_BYTES_MAX:
         verifier_bytes = len(verifier.certificate or verifier.signer.spki)
         field = signature_field if len(content) > verifier_bytes else verifier.field
         raise _too_large(field)
-    return leaf
+    return CreateEntry(leaf=leaf, signature_field=signature_field)
 
 
 def _too_large(field: str) -> TooLargeError:
@@ -183,6 +207,16 @@ def _only(fields: Fields, name: str) -> tuple[JsonValue, str]:
             f"field {fields.path(name)} has {len(elements)} elements; an entry is of one signature by one key"
         )
     return elements[0], f"{fields.path(name)}[0]"
+
+
+def _enum(fields: Fields, name: str, names: Mapping[int, str]) -> str:
+    """Take a value of an enum by its name; a number that has none here stays one, in digits."""
+    value = fields.value(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return names.get(value, f"{value}")
+    if not isinstance(value, str):
+        raise MalformedError(f"field {fields.path(name)} is neither a string nor an integer")
+    return value
 
 
 def _bytes(fields: Fields, name: str) -> bytes:

@@ -7,7 +7,8 @@ certificate authority as well, without which sigstore-python takes none.
 
 The clients find a checkpoint's signature by the log's address: sigstore-go wants its key to be named exactly as the
 host of `baseUrl`, without port and path, and takes a name that ends in ` - ` and a number for one of Rekor v1, which no
-host is. A log whose origin is not its host's name would be refused by them with every entry, so it is refused here.
+host is. A log whose origin is not its host's name would be refused by them with every entry, so it is refused here, for
+either file: what is written by the one is verified by the other.
 """
 
 from __future__ import annotations
@@ -42,12 +43,7 @@ def format_trusted_root(vkey: VerifierKey, *, url: str, since: str) -> str:
             `since` is no such time. The message names the flag.
         UnsupportedError: the log's key is not Ed25519.
     """
-    host = _host_of(url)
-    if host != vkey.name:
-        raise UsageError(
-            f"--url {url}: its host is {host!r}, but the origin of the log is {vkey.name!r}; Sigstore's clients take "
-            "only logs whose origin is the host of their URL: give that host's URL, or init a log with such an origin"
-        )
+    _check_host(url, vkey)
     key_id = log_id(vkey)
     log: JsonValue = {
         "baseUrl": url,
@@ -85,17 +81,17 @@ class Services:
     tsa: str | None = None
 
 
-def format_signing_config(*, url: str, since: str, operator: str, services: Services) -> str:
+def format_signing_config(vkey: VerifierKey, *, url: str, since: str, operator: str, services: Services) -> str:
     """The signing config (JSON) by which Sigstore's clients write to the log at `url`, from `since` on.
 
-    Of several logs of one operator clients choose one. Not checked: that the log and the services are there, and what
-    its origin is; see `format_trusted_root`.
+    Of several logs of one operator clients choose one. Not checked: that the log and the services are there.
 
     Raises:
-        UsageError: the URL is not one of a host and perhaps a port, that of a service is none, `since` is no time in
-            UTC (RFC 3339), or the operator is not printable text. The message names the flag.
+        UsageError: the URL is not one of a host and perhaps a port, or not of the host that the log is named after; or
+            that of a service is none, `since` is no time in UTC (RFC 3339), or the operator is not printable text. The
+            message names the flag.
     """
-    _host_of(url)
+    _check_host(url, vkey)
     if not operator or not operator.isprintable():
         raise UsageError(f"--operator {operator!r} is not a name: expected printable text, such as a domain")
     log: JsonValue = {
@@ -127,6 +123,15 @@ def _service(url: str | None, *, since: str, flag: str) -> JsonValue:
     return [{"url": url, "majorApiVersion": 1, "validFor": {"start": since}, "operator": host}]
 
 
+def _check_host(url: str, vkey: VerifierKey) -> None:
+    host = _host_of(url)
+    if host != vkey.name:
+        raise UsageError(
+            f"--url {url}: its host is {host!r}, but the origin of the log is {vkey.name!r}; Sigstore's clients take "
+            "only logs whose origin is the host of their URL: give that host's URL, or init a log with such an origin"
+        )
+
+
 def _host_of(url: str) -> str:
     scheme = next((scheme for scheme in _SCHEMES if url.startswith(scheme)), None)
     if scheme is None:
@@ -155,4 +160,4 @@ def _check_time(since: str) -> str:
 
 
 def _format(value: JsonValue) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps(value, ensure_ascii=True, indent=2) + "\n"  # a terminal may know no other characters

@@ -6,6 +6,10 @@
 A leaf hash is found by its first eight bytes, a term by those of a hash over it. A key narrows the search and decides
 nothing: whoever asks compares with the entry itself. Narrow rows are what keeps an index of many millions small.
 
+The lowest bit says which of the two a key is: 0 for a leaf. Otherwise somebody could, with 2^32 tries, make a term with
+the key of an entry of theirs, log many entries with that term, and have all of them read whenever that one is looked
+up.
+
 Keys are random, so each new row of `lookups` falls on a page of its own, and a page written for each row is what limits
 an append. Therefore a commit only adds its pairs as one row of `recent` and to a *run* in memory. A run that is full is
 moved into `lookups` in the order of its keys, some with each commit, and the rest when the log is idle: then many rows
@@ -50,14 +54,19 @@ Pair = tuple[int, int]
 
 
 def key_of_leaf(leaf_hash: bytes) -> int:
-    """The key by which a leaf is found."""
-    return int.from_bytes(leaf_hash[:8], "big", signed=True)
+    """The key by which a leaf is found; even."""
+    return int.from_bytes(leaf_hash[:8], "big", signed=True) & ~1
 
 
 def key_of_term(term: Term) -> int:
-    """The key by which the entries of a term are found."""
+    """The key by which the entries of a term are found; odd."""
     digest = sha256(term.kind.encode() + b"\x00" + term.value).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)
+    return int.from_bytes(digest[:8], "big", signed=True) | 1
+
+
+def is_key_of_leaf(key: int) -> bool:
+    """Whether leaves are found by a key, and not terms."""
+    return not key & 1
 
 
 def keys_of(candidate: Candidate) -> list[int]:

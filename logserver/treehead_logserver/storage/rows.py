@@ -11,10 +11,21 @@ from treehead.merkle import HASH_BYTES
 from treehead.tile import ExpandedTile, TileId, parse_expanded_tile_unverified
 from treehead_logserver.storage.base import TreeState
 
+PUBLISHED = "published"
+FREEZE = "freeze"
+"""The names of notes."""
+
+_LEVEL_BITS = 56
+
 
 def place_of(tile: TileId) -> int:
     """Where a tile is stored: see `schema`."""
-    return tile.level << 56 | tile.number
+    return tile.level << _LEVEL_BITS | tile.number
+
+
+def tile_at(place: int) -> TileId:
+    """The tile that is stored there, the exact inverse of `place_of`; in a damaged file its level may be none."""
+    return TileId(place >> _LEVEL_BITS, place & (1 << _LEVEL_BITS) - 1)
 
 
 def stored_bytes(value: object, *, what: str) -> bytes:
@@ -28,16 +39,18 @@ def read_state(connection: sqlite3.Connection) -> TreeState:
     """The tree state.
 
     Raises:
-        StorageError: it is lost or damaged.
+        StorageError: it is lost or damaged, or there are several of it.
     """
-    row = connection.execute("select size, compact_range, checkpoint from tree").fetchone()
-    if row is None:
+    rows = connection.execute("select one, size, compact_range, checkpoint from tree limit 2").fetchall()
+    if not rows:
         raise StorageError("the database has lost its tree state")
-    size, compact_range, checkpoint = row[0], *(stored_bytes(value, what="the tree state") for value in row[1:])
-    if not isinstance(size, int):
-        raise StorageError("the tree state is damaged: its size is no number")
-    hashes = tuple(compact_range[at : at + HASH_BYTES] for at in range(0, len(compact_range), HASH_BYTES))
-    return TreeState(size=size, compact_range=hashes, checkpoint=checkpoint)
+    if len(rows) > 1:
+        raise StorageError("the tree state is damaged: there are several of it")
+    match rows[0]:
+        case (1, int(size), bytes(compact_range), bytes(checkpoint)) if size >= 0:
+            hashes = tuple(compact_range[at : at + HASH_BYTES] for at in range(0, len(compact_range), HASH_BYTES))
+            return TreeState(size=size, compact_range=hashes, checkpoint=checkpoint)
+    raise StorageError("the tree state is damaged: it is not made of a size, hashes and a checkpoint")
 
 
 def read_tiles(connection: sqlite3.Connection, tiles: Sequence[TileId]) -> Mapping[TileId, ExpandedTile]:

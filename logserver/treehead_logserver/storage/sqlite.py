@@ -40,6 +40,8 @@ from treehead_logserver.storage.lookups import (
     keys_of,
 )
 from treehead_logserver.storage.rows import (
+    FREEZE,
+    PUBLISHED,
     find_older,
     place_of,
     read_leaf_sizes,
@@ -60,10 +62,6 @@ WAL_PAGES_MAX = 4_096
 """Of 4 KiB. To move them takes some 30 ms; a reader that holds on to an old state lets them become more."""
 WAL_BYTES_KEPT = 67_108_864
 """What the file of the write-ahead log is cut back to after such a reader."""
-
-_PUBLISHED = "published"
-_FREEZE = "freeze"
-"""The names of notes."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -144,10 +142,10 @@ class SqliteStorage:
         await self._run(self._writer, self._write, self._freeze, note)
 
     async def read_published(self) -> bytes | None:
-        return self._ask(read_note, _PUBLISHED)
+        return self._ask(read_note, PUBLISHED)
 
     async def read_freeze(self) -> bytes | None:
-        return self._ask(read_note, _FREEZE)
+        return self._ask(read_note, FREEZE)
 
     async def was_published(self, *, first_size: int, end_size: int) -> bool:
         return self._ask(was_published, first_size, end_size)
@@ -226,6 +224,8 @@ class SqliteStorage:
         self, connection: sqlite3.Connection, candidates: Sequence[Candidate], extend: Extend, settle: Settle
     ) -> Sequence[Placed]:
         with _begun(connection):
+            if read_note(connection, FREEZE) is not None:
+                raise StorageError("the log is frozen, and takes no more entries")
             placed, fresh, pairs = self._place(connection, candidates)
             if not fresh:
                 connection.execute("rollback")
@@ -243,14 +243,14 @@ class SqliteStorage:
     def _publish(self, connection: sqlite3.Connection, note: bytes, size: int) -> None:
         with _begun(connection):
             connection.execute("insert or ignore into publications values (?)", (size,))
-            connection.execute("insert or replace into notes values (?, ?)", (_PUBLISHED, note))
+            connection.execute("insert or replace into notes values (?, ?)", (PUBLISHED, note))
         _commit(connection)
 
     def _freeze(self, connection: sqlite3.Connection, note: bytes) -> None:
         with _begun(connection):
-            if read_note(connection, _FREEZE) is not None:
+            if read_note(connection, FREEZE) is not None:
                 raise StorageError("the log is frozen already")
-            connection.execute("insert into notes values (?, ?)", (_FREEZE, note))
+            connection.execute("insert into notes values (?, ?)", (FREEZE, note))
         _commit(connection)
 
     def _tidy(self, connection: sqlite3.Connection) -> bool:

@@ -94,15 +94,15 @@ def sign(scheme: Scheme, message: bytes) -> bytes:
     return key.sign(message, padding.PKCS1v15(), algorithm)
 
 
-def certificate(key: AnyKey) -> bytes:
-    """A certificate for a key, by nobody in particular (DER)."""
+def certificate(key: AnyKey, *, serial: int = 1) -> bytes:
+    """A certificate for a key, made by somebody else, who need not have asked (DER)."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
-        .serial_number(1)
+        .serial_number(serial)
         .not_valid_before(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
         .not_valid_after(datetime.datetime(2021, 1, 1, tzinfo=datetime.UTC))
     )

@@ -14,17 +14,21 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.test_sqlite_storage import files_no_larger_than
-from tests.unit.library.specimens import LOG_KEY
+from tests.unit.library.specimens import LOG, LOG_KEY, OTHER_LOG
 from tests.unit.logserver.directory import batches, contents, grow, made, make, mixed_leaves, run_sql
 from tests.unit.logserver.parts import parts, random_leaves
 from tests.unit.logserver.published import files_of, published, set_note
+from treehead.checkpoint import open_checkpoint
 from treehead.encoding import format_base64
 from treehead.errors import StorageError, UsageError
+from treehead.keys import NoteKeyType
 from treehead_logserver import backup
 from treehead_logserver.backup import Backup, back_up, format_backup
 from treehead_logserver.datadir import DataDirectory
+from treehead_logserver.freeze import sign_freeze
 from treehead_logserver.fsck.report import Report
 from treehead_logserver.fsck.subject import check_copy, check_directory
+from treehead_logserver.highwater import HighWaterMark
 from treehead_logserver.progress import Progress
 
 LEAVES = mixed_leaves(300, seed=20)
@@ -266,6 +270,39 @@ async def test_a_log_that_has_published_another_tree_is_not_copied(
 ) -> None:
     directory = await published(tmp_path / "published", 309)
     set_note(directory, "published", files_of(random_leaves(size, seed=seed))["checkpoint"])
+    with pytest.raises(StorageError, match=f"was removed: .*{complaint}"):
+        copied(directory, shelf / "copy")
+    assert contents(shelf) == {}
+
+
+SUCCESSOR = OTHER_LOG.verifier_key(name="log.example/2027", key_type=NoteKeyType.ED25519)
+
+
+async def test_a_log_is_not_copied_that_is_frozen_and_whose_database_was_put_back(tmp_path: Path, shelf: Path) -> None:
+    directory = await published(tmp_path / "published", 3, 300)
+    checkpoint = open_checkpoint(files_of(random_leaves(300, seed=1))["checkpoint"], key=LOG_KEY)
+    note = sign_freeze(checkpoint, successor=SUCCESSOR, key=LOG)
+    with contextlib.closing(HighWaterMark.open(directory.mark, vkey=LOG_KEY)) as mark:
+        mark.freeze(300, note)
+    with pytest.raises(
+        StorageError, match=r"says that the log is frozen, and the database does not.*start the log once"
+    ):
+        copied(directory, shelf / "copy")
+    assert contents(shelf) == {}
+    set_note(directory, "freeze", note)
+    assert copied(directory, shelf / "copy").size == 300
+
+
+@pytest.mark.parametrize(
+    ("size", "seed", "complaint"),
+    [(3, 1, "was frozen at 3 entries, and its database has 300"), (300, 2, "another tree of size 300")],
+)
+async def test_a_log_that_was_frozen_with_another_tree_is_not_copied(
+    tmp_path: Path, shelf: Path, size: int, seed: int, complaint: str
+) -> None:
+    directory = await published(tmp_path / "published", 300)
+    checkpoint = open_checkpoint(files_of(random_leaves(size, seed=seed))["checkpoint"], key=LOG_KEY)
+    set_note(directory, "freeze", sign_freeze(checkpoint, successor=SUCCESSOR, key=LOG))
     with pytest.raises(StorageError, match=f"was removed: .*{complaint}"):
         copied(directory, shelf / "copy")
     assert contents(shelf) == {}

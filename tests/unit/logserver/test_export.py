@@ -533,7 +533,7 @@ DAMAGES = [
     pytest.param(sql("delete from entries where leaf_index = 600"), "has lost entry 600", id="no_entry"),
     pytest.param(sql("delete from entries where leaf_index = 767"), "has lost entry 767", id="no_last_entry"),
     pytest.param(sql("delete from entries where leaf_index > 65900"), "has lost entry 65901", id="no_newest"),
-    pytest.param(sql("update entries set leaf = 'text' where leaf_index = 600"), "lost entry 600", id="text"),
+    pytest.param(sql("update entries set leaf = 'text' where leaf_index = 600"), "entry 600 is damaged", id="text"),
     pytest.param(bit("notes", "note", "name = 'published'", 240), "published checkpoint is not by", id="checkpoint"),
     pytest.param(bit("notes", "note", "name = 'published'", -30), "published checkpoint is not by", id="signature"),
     pytest.param(sql("update notes set note = 'text'"), "is not stored as bytes", id="note_of_text"),

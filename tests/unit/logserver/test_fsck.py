@@ -426,19 +426,23 @@ async def test_entries_that_are_there_twice_are_found_among_many_of_one_signer(
         assert found == ["entry 20: is the same as entry 4", "entry 21: is the same as entry 19"]
 
 
-def test_of_many_entries_with_one_term_few_are_read_again() -> None:
+@pytest.mark.parametrize(("key", "count"), [(77, 0), (78, 500)])
+def test_of_many_entries_with_one_term_none_is_read_again(key: int, count: int) -> None:
+    """Those that are found as leaves are, of which there is one a key but for damage, are."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(f"create table entries (leaf_index integer primary key, leaf blob);{TABLES}")
         connection.executemany("insert into entries values (?, ?)", [(index, b"%d" % index) for index in range(500)])
-        connection.executemany("insert into lookups values (77, ?)", [(index,) for index in range(300)])
+        connection.executemany("insert into lookups values (?, ?)", [(key, index) for index in range(300)])
         statements: list[str] = []
         connection.set_trace_callback(statements.append)
         twins = lookups._Twins(connection, findings.Findings())
         for index in range(1, 300):
-            twins.look(77, index, after=(77, index - 1))
-        twins.look_up(77, range(300, 500))
-        assert sum("from entries" in statement for statement in statements) == 2
-        assert sum("from lookups" in statement for statement in statements) == 1
+            twins.look(key, index, after=(key, index - 1))
+        assert sum("from entries" in statement for statement in statements) == min(count, 300)
+        statements.clear()
+        twins.look_up(key, range(300, 500))
+        assert sum("from entries" in statement for statement in statements) == count
+        assert sum("from lookups" in statement for statement in statements) == min(count, 1)
 
 
 def set_tree(directory: DataDirectory, **columns: bytes) -> None:

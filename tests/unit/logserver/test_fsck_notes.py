@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.unit.library.specimens import LOG, LOG_KEY, ORIGIN, OTHER_LOG, OTHER_LOG_KEY
+from tests.unit.library.specimens import LOG, LOG_KEY, ORIGIN, OTHER_LOG
 from tests.unit.logserver.directory import flip_in_row, grow, make, run_sql
 from tests.unit.logserver.parts import random_leaves
 from tests.unit.logserver.published import files_of, published, set_note
 from treehead.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from treehead.keys import NoteKeyType, VerifierKey
 from treehead.merkle import EMPTY_ROOT
 from treehead_logserver.datadir import DataDirectory
 from treehead_logserver.freeze import sign_freeze
 from treehead_logserver.fsck.subject import check_copy, check_directory
+from treehead_logserver.highwater import HighWaterMark
 from treehead_logserver.progress import Progress
 
 SIZE = 700
 PUBLISHED_AT = (0, 256, 300, 600)
-SUCCESSOR = OTHER_LOG_KEY
+SUCCESSOR = OTHER_LOG.verifier_key(name="log.example/2027", key_type=NoteKeyType.ED25519)
+ANOTHER = OTHER_LOG.verifier_key(name="log.example/2028", key_type=NoteKeyType.ED25519)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +50,14 @@ def checkpoint_at(size: int, *, seed: int = 1) -> Checkpoint:
     return open_checkpoint(files_of(random_leaves(size, seed=seed))["checkpoint"], key=LOG_KEY)
 
 
-def frozen_at(size: int, *, seed: int = 1) -> bytes:
-    return sign_freeze(checkpoint_at(size, seed=seed), successor=SUCCESSOR, key=LOG)
+def frozen_at(size: int, *, seed: int = 1, successor: VerifierKey = SUCCESSOR) -> bytes:
+    return sign_freeze(checkpoint_at(size, seed=seed), successor=successor, key=LOG)
+
+
+def mark(directory: DataDirectory, *notes: bytes) -> None:
+    with contextlib.closing(HighWaterMark.open(directory.mark, vkey=LOG_KEY)) as opened:
+        for note in notes:
+            opened.freeze(SIZE, note)
 
 
 def test_a_log_that_has_published_is_clean(directory: DataDirectory) -> None:
@@ -99,7 +109,7 @@ def test_a_log_that_has_published_nothing_is_clean(tmp_path: Path) -> None:
         ),
         pytest.param(
             "update notes set note = 'text'",
-            "published checkpoint: the note 'published' in the database is damaged: it is not stored as bytes",
+            "published checkpoint: the note published is damaged: it is not stored as bytes",
             id="text",
         ),
         pytest.param("drop table publications", "publications: cannot be read: no such table", id="no_publications"),
@@ -153,6 +163,7 @@ def test_a_log_that_is_frozen_with_another_tree_is_found(directory: DataDirector
             sign_checkpoint(Checkpoint(origin=ORIGIN, size=SIZE, root=EMPTY_ROOT), key=LOG), id="no_successor"
         ),
         pytest.param(sign_freeze(checkpoint_at(SIZE), successor=SUCCESSOR, key=OTHER_LOG), id="another_key"),
+        pytest.param(frozen_at(SIZE, successor=LOG_KEY), id="itself"),
         pytest.param(b"", id="empty"),
     ],
 )
@@ -166,6 +177,61 @@ def test_what_follows_from_a_damaged_entry_is_not_told_of_the_notes(directory: D
     set_note(directory, "freeze", frozen_at(SIZE))
     flip_in_row(directory.database, "entries", "leaf", "leaf_index = 17", 9)
     assert told(directory) == ["entry 17: does not hash to what tile 0/0 has for it"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_end_that_only_the_mark_knows_is_missed(directory: DataDirectory, times: int) -> None:
+    mark(directory, *[frozen_at(SIZE)] * times)
+    (line,) = told(directory)
+    assert line.startswith("freeze note: is missing, although the high-water mark says that the log was frozen")
+    set_note(directory, "freeze", frozen_at(SIZE))
+    assert told(directory) == []
+
+
+def test_a_damaged_freeze_note_is_not_missing(directory: DataDirectory) -> None:
+    mark(directory, frozen_at(SIZE))
+    set_note(directory, "freeze", b"")
+    (line,) = told(directory)
+    assert line.startswith("freeze note: the note that froze the log is damaged: ")
+
+
+def test_an_end_that_only_the_database_knows_is_one_that_a_crash_has_left(directory: DataDirectory) -> None:
+    set_note(directory, "freeze", frozen_at(SIZE))
+    assert told(directory) == []
+
+
+async def test_a_tree_that_has_grown_after_its_end_is_found(directory: DataDirectory) -> None:
+    before = directory.mark.read_bytes()
+    mark(directory, frozen_at(SIZE))
+    frozen = directory.mark.read_bytes()
+    directory.mark.write_bytes(before)
+    await grow(directory, random_leaves(9, seed=8))
+    directory.mark.write_bytes(frozen)
+    assert told(directory) == [f"high-water mark: says that the log was frozen at {SIZE} entries, and the tree has 709"]
+    copy = directory.path / "copy"
+    shutil.copy(directory.database, copy)
+    report = check_copy(directory, copy, vkey=LOG_KEY, progress=Progress())
+    assert [finding.where for finding in report.findings] == ["high-water mark"]
+
+
+def test_a_log_that_was_frozen_twice_is_found(directory: DataDirectory) -> None:
+    set_note(directory, "freeze", frozen_at(SIZE, successor=ANOTHER))
+    mark(directory, frozen_at(SIZE))
+    assert told(directory) == ["high-water mark: names another successor than the freeze note"]
+
+
+def test_a_mark_that_names_no_successor_is_found(directory: DataDirectory) -> None:
+    mark(directory, frozen_at(SIZE, successor=LOG_KEY))
+    (line,) = told(directory)
+    assert line.startswith("high-water mark: the note that froze the log is damaged: a log cannot succeed itself")
+
+
+def test_a_copy_from_before_the_end_is_clean(directory: DataDirectory) -> None:
+    copy = directory.path / "copy"
+    shutil.copy(directory.database, copy)
+    set_note(directory, "freeze", frozen_at(SIZE))
+    mark(directory, frozen_at(SIZE))
+    assert check_copy(directory, copy, vkey=LOG_KEY, progress=Progress()).is_clean
 
 
 async def test_a_copy_that_is_older_than_its_log_is_clean(directory: DataDirectory, tmp_path: Path) -> None:

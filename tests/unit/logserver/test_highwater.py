@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.library.specimens import LOG_KEY, OTHER_LOG, Tree, signed_checkpoint
+from tests.unit.library.specimens import LOG, LOG_KEY, ORIGIN, OTHER_LOG, Tree, signed_checkpoint
+from treehead.checkpoint import Checkpoint
 from treehead.errors import StorageError, UsageError
+from treehead.keys import NoteKeyType
 from treehead.note import format_note
+from treehead_logserver.freeze import sign_freeze
 from treehead_logserver.highwater import SLOT_BYTES, HighWaterMark, MissingMarkError, create_mark, read_mark
 
 TREE = Tree(b"%d" % index for index in range(40))
@@ -20,6 +23,12 @@ TREE = Tree(b"%d" % index for index in range(40))
 
 def signed(size: int) -> bytes:
     return format_note(signed_checkpoint(size, TREE.root(size)))
+
+
+def ended(size: int) -> bytes:
+    checkpoint = Checkpoint(origin=ORIGIN, size=size, root=TREE.root(size))
+    successor = OTHER_LOG.verifier_key(name="log.example/2027", key_type=NoteKeyType.ED25519)
+    return sign_freeze(checkpoint, successor=successor, key=LOG)
 
 
 @pytest.fixture
@@ -71,6 +80,63 @@ def test_a_write_that_is_torn_leaves_the_mark_before_it(path: Path, sizes: tuple
     assert read_mark(path, vkey=LOG_KEY).size in {sizes[-1], 40}
     raise_to(path, 21)  # goes on, into the slot that was torn
     assert read_mark(path, vkey=LOG_KEY).size in {21, 40}
+
+
+def is_of_the_end(path: Path, size: int) -> bool:
+    checkpoint = read_mark(path, vkey=LOG_KEY)
+    return checkpoint.size == size and checkpoint.extensions[:1] == ("frozen",)
+
+
+@pytest.mark.parametrize("sizes", [(), (5,), (5, 6), (5, 6, 7, 7)])
+def test_the_end_counts_for_more_than_the_checkpoint_of_the_same_tree(path: Path, sizes: tuple[int, ...]) -> None:
+    raise_to(path, *sizes)
+    size = max(sizes, default=0)
+    for _ in range(3):
+        with opened(path) as mark:
+            mark.freeze(size, ended(size))
+        assert is_of_the_end(path, size)
+        raise_to(path, size, size)
+        assert is_of_the_end(path, size)
+        with opened(path) as mark:
+            assert (mark.newest.size, mark.note) == (size, ended(size))
+
+
+def test_after_the_end_no_larger_tree_is_noted(path: Path) -> None:
+    raise_to(path, 7)
+    with opened(path) as mark:
+        mark.freeze(7, ended(7))
+        with pytest.raises(StorageError, match="was frozen at 7 entries, so it cannot grow"):
+            mark.raise_to(8, signed(8))
+    before = path.read_bytes()
+    with opened(path) as mark, pytest.raises(StorageError, match="was frozen at 7 entries, so it cannot grow"):
+        mark.raise_to(8, signed(8))
+    raise_to(path, 6)
+    assert path.read_bytes() == before
+
+
+def test_there_is_no_end_before_what_was_signed(path: Path) -> None:
+    raise_to(path, 7)
+    before = path.read_bytes()
+    with opened(path) as mark, pytest.raises(StorageError, match="cannot have ended at 6"):
+        mark.freeze(6, ended(6))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("torn_at", [0, 1, 40, 100, 200, 511, 512, SLOT_BYTES - 1])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_an_end_that_is_torn_leaves_what_was_before_it(path: Path, times: int, torn_at: int) -> None:
+    raise_to(path, 5, 6)
+    before = b""
+    for _ in range(times):
+        before = path.read_bytes()
+        with opened(path) as mark:
+            mark.freeze(6, ended(6))
+    after = path.read_bytes()
+    slots = [at for at in (0, SLOT_BYTES) if before[at : at + SLOT_BYTES] != after[at : at + SLOT_BYTES]]
+    for slot in slots:
+        path.write_bytes(after[: slot + torn_at] + before[slot + torn_at :])
+        assert read_mark(path, vkey=LOG_KEY).size == 6
+        assert times == 1 or is_of_the_end(path, 6)
 
 
 def test_a_mark_without_a_checkpoint_of_the_log_is_damaged(path: Path) -> None:

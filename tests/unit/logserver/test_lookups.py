@@ -15,7 +15,7 @@ from treehead.errors import StorageError
 from treehead.lookup import digest_term, name_term, purl_term, signer_term
 from treehead_logserver.storage import lookups
 from treehead_logserver.storage.base import Candidate, Term
-from treehead_logserver.storage.lookups import TABLES, Lookups, Pair, key_of_leaf, key_of_term, keys_of
+from treehead_logserver.storage.lookups import TABLES, Lookups, Pair, is_key_of_leaf, key_of_leaf, key_of_term, keys_of
 
 RUN_PAIRS_MAX = 60
 
@@ -185,11 +185,13 @@ def test_an_entry_is_found_by_its_hash_and_by_each_of_its_terms() -> None:
     assert len({key_of_term(term) for term in terms}) == 2, "the kind is a part of the key"
 
 
-def test_keys_are_what_other_versions_take_them_for() -> None:
-    assert key_of_leaf(bytes.fromhex("80000000000000ff") + bytes(24)) == -(2**63) + 255
-    assert key_of_term(Term("sha256", b"\x01")) == int.from_bytes(
-        sha256(b"sha256\0\1").digest()[:8], "big", signed=True
-    )
+def test_no_key_is_that_of_a_leaf_and_of_a_term() -> None:
+    for number in range(200):
+        digest = sha256(b"%d" % number).digest()
+        leaf, term = key_of_leaf(digest), key_of_term(Term("sha256", digest))
+        assert is_key_of_leaf(leaf)
+        assert not is_key_of_leaf(term)
+        assert -(2**63) <= min(leaf, term) <= max(leaf, term) < 2**63
 
 
 def test_of_a_key_with_many_entries_as_many_are_found_as_are_asked_for(database: sqlite3.Connection) -> None:
@@ -205,10 +207,12 @@ def test_of_a_key_with_many_entries_as_many_are_found_as_are_asked_for(database:
 
 
 def test_keys_are_what_databases_of_other_versions_take_them_for() -> None:
+    assert key_of_leaf(bytes.fromhex("80000000000000ff") + bytes(24)) == -(2**63) + 254
+    assert key_of_leaf(bytes.fromhex("fffffffffffffffe") + bytes(24)) == -2
     for term, content in (
         (digest_term("sha256", bytes(32)), b"sha256\0" + bytes(32)),
         (name_term("ü"), b"name:\0\xc3\xbc"),
         (purl_term("pkg:npm/x"), b"purl:\0pkg:npm/x"),
         (signer_term(PUBLISHER.public.spki), b"signer:\0" + sha256(PUBLISHER.public.spki).digest()),
     ):
-        assert key_of_term(term) == int.from_bytes(sha256(content).digest()[:8], "big", signed=True)
+        assert key_of_term(term) == int.from_bytes(sha256(content).digest()[:8], "big", signed=True) | 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -12,16 +13,19 @@ import pytest
 from tests.unit.library.specimens import LOG, LOG_KEY, ORIGIN, OTHER_LOG, Tree
 from tests.unit.logserver.directory import contents, flipped, grow, made, make, run_sql
 from tests.unit.logserver.parts import parts, random_leaves
+from tests.unit.logserver.published import set_note
 from treehead.checkpoint import Checkpoint, sign_checkpoint
 from treehead.datadir import locked
 from treehead.errors import StorageError, UsageError
+from treehead.keys import NoteKeyType
 from treehead.note import Note, format_note, parse_note, sign_text
 from treehead.privatekey import PrivateKey
 from treehead.publickey import Scheme
 from treehead.tlogproof import TlogProof, format_proof
 from treehead_logserver import recover
 from treehead_logserver.datadir import DataDirectory
-from treehead_logserver.highwater import SLOT_BYTES, read_mark
+from treehead_logserver.freeze import is_freeze, sign_freeze
+from treehead_logserver.highwater import SLOT_BYTES, HighWaterMark, read_mark
 from treehead_logserver.recover import Explanation, explain, format_explanation
 
 LEAVES = random_leaves(500, seed=40)
@@ -221,6 +225,114 @@ def test_a_lost_database_has_to_be_found(directory: DataDirectory, content: byte
     explanation = explained(directory)
     assert not explanation.is_well
     assert "newest copy of log.sqlite, with 300 entries or more" in advice(explanation)
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+def ended(size: int, tree: Tree = TREE, *, name: str = "log.example/2027") -> bytes:
+    checkpoint = Checkpoint(origin=ORIGIN, size=size, root=tree.root(size))
+    successor = OTHER_LOG.verifier_key(name=name, key_type=NoteKeyType.ED25519)
+    return sign_freeze(checkpoint, successor=successor, key=LOG)
+
+
+def mark_end(directory: DataDirectory, size: int = SIZE) -> None:
+    with contextlib.closing(HighWaterMark.open(directory.mark, vkey=LOG_KEY)) as mark:
+        mark.freeze(size, ended(size))
+
+
+def test_a_frozen_log_in_order_can_be_started(directory: DataDirectory) -> None:
+    set_note(directory, "freeze", ended(SIZE))
+    for count in (1, 2):  # before the mark knows, as a crash may leave it, and after
+        explanation = explained(directory)
+        assert explanation.is_well
+        assert "All is well" in advice(explanation)
+        assert "from before that" not in advice(explanation)
+        assert format_explanation(explanation).count(", where the log was frozen\n") == count
+        mark_end(directory)
+
+
+def test_an_end_that_a_database_from_before_does_not_know_is_explained(directory: DataDirectory) -> None:
+    mark_end(directory)
+    explanation = explained(directory)
+    assert explanation.is_well
+    assert "The next start takes the note that froze it from the high-water mark" in advice(explanation)
+
+
+def test_an_end_that_is_brought_is_the_mark_where_all_was_put_back(directory: DataDirectory) -> None:
+    explanation = explained(directory, written(directory, ended(SIZE)), changes=True)
+    assert explanation.is_well
+    assert "knew nothing of the end of the log, and is of it now" in advice(explanation)
+    assert "The next start takes the note that froze it from the high-water mark" in advice(explanation)
+    assert is_freeze(read_mark(directory.mark, vkey=LOG_KEY))
+    assert explained(directory, written(directory, ended(SIZE))).is_well, "and it is that once"
+
+
+def test_an_end_that_is_brought_and_known_changes_nothing(directory: DataDirectory) -> None:
+    set_note(directory, "freeze", ended(SIZE))
+    assert explained(directory, written(directory, ended(SIZE))).is_well
+
+
+def test_without_a_mark_an_end_that_is_brought_is_the_mark(directory: DataDirectory) -> None:
+    directory.mark.unlink()
+    explanation = explained(directory, written(directory, ended(SIZE)), changes=True)
+    assert explanation.is_well
+    assert "was written anew, with 300 entries" in advice(explanation)
+    assert "The next start takes the note that froze it from the high-water mark" in advice(explanation)
+    assert is_freeze(read_mark(directory.mark, vkey=LOG_KEY))
+
+
+def test_an_end_beyond_the_database_is_a_promise_as_any_other(directory: DataDirectory) -> None:
+    explanation = explained(directory, written(directory, ended(310)), changes=True)
+    assert not explanation.is_well
+    assert "Entries 300 to 309 are missing" in advice(explanation)
+    newest = read_mark(directory.mark, vkey=LOG_KEY)
+    assert (newest.size, is_freeze(newest)) == (310, True)
+
+
+@pytest.mark.parametrize("where", ["mark", "database", "brought"])
+async def test_a_log_that_was_continued_after_its_end_must_not_be_started(directory: DataDirectory, where: str) -> None:
+    brought = None
+    if where == "brought":
+        await grow(directory, LEAVES[SIZE:310])
+        brought = written(directory, ended(SIZE))
+    elif where == "database":
+        set_note(directory, "freeze", ended(SIZE))
+        brought = written(directory, signed(310))
+    else:
+        before = directory.mark.read_bytes()
+        mark_end(directory)
+        end = directory.mark.read_bytes()
+        directory.mark.write_bytes(before)
+        await grow(directory, LEAVES[SIZE:310])
+        directory.mark.write_bytes(end)
+    explanation = explained(directory, brought)
+    assert not explanation.is_well
+    assert "was frozen at 300 entries, and has signed a tree of 310 after that" in advice(explanation)
+    assert "Do not start this log again" in advice(explanation)
+
+
+def test_the_mark_of_an_end_is_not_raised(directory: DataDirectory) -> None:
+    mark_end(directory)
+    explanation = explained(directory, written(directory, signed(310)))
+    assert not explanation.is_well
+    assert "was frozen at 300 entries, and has signed a tree of 310 after that" in advice(explanation)
+
+
+def test_two_ends_do_not_go_together(directory: DataDirectory) -> None:
+    set_note(directory, "freeze", ended(SIZE, name="log.example/2028"))
+    mark_end(directory)
+    explanation = explained(directory)
+    assert not explanation.is_well
+    assert "was frozen twice" in advice(explanation)
+
+
+@pytest.mark.parametrize("note", [ended(299), ended(SIZE, OTHER), ended(SIZE, name=ORIGIN), signed(SIZE), b""])
+def test_a_freeze_note_that_is_not_of_the_tree_is_damage(directory: DataDirectory, note: bytes) -> None:
+    set_note(directory, "freeze", note)
+    explanation = explained(directory)
+    assert not explanation.is_well
+    assert "The database is not in order." in advice(explanation)
 
 
 # --- no mark ---------------------------------------------------------------------------------------------------------

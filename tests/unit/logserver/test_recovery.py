@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.library.specimens import LOG_KEY, ORIGIN, OTHER_LOG, OTHER_LOG_KEY, Tree
+from tests.unit.library.specimens import LOG, LOG_KEY, ORIGIN, OTHER_LOG, OTHER_LOG_KEY, Tree
 from tests.unit.logserver.parts import SIGNER, candidate, create, parts, random_leaves
-from treehead.checkpoint import Checkpoint
+from treehead.checkpoint import Checkpoint, open_checkpoint
 from treehead.errors import StorageError
+from treehead.keys import NoteKeyType, VerifierKey
 from treehead.merkle import hash_leaf
 from treehead.tile import RightEdge
-from treehead_logserver.recovery import RolledBackError, check_mark, recover_edge
+from treehead_logserver.freeze import sign_freeze
+from treehead_logserver.recovery import RolledBackError, check_mark, is_freeze_lost, recover_edge, recover_freeze
 from treehead_logserver.signer import Signer
 from treehead_logserver.storage.base import Extension
 from treehead_logserver.storage.sqlite import SqliteStorage
@@ -159,3 +161,67 @@ async def test_another_tree_than_the_marked_one_is_not_gone_on_from(log_of_700: 
     with pytest.raises(StorageError, match=f"another tree of size {size}"):
         await check_mark(storage, edge, marked(other, size))
     await storage.close()
+
+
+# --- the end
+
+LEAVES = random_leaves(20, seed=4)
+SUCCESSOR, ANOTHER = (
+    OTHER_LOG.verifier_key(name=name, key_type=NoteKeyType.ED25519) for name in ("log.example/2027", "log.example/2028")
+)
+
+
+def edge_of(size: int) -> RightEdge:
+    edge = RightEdge()
+    edge.append(map(hash_leaf, LEAVES[:size]))
+    return edge
+
+
+def ended(size: int, *, leaves: Sequence[bytes] = LEAVES, successor: VerifierKey = SUCCESSOR) -> bytes:
+    return sign_freeze(marked(Tree(leaves), size), successor=successor, key=LOG)
+
+
+def test_what_ended_the_log_is_of_its_tree() -> None:
+    assert recover_freeze(None, edge=edge_of(7), vkey=LOG_KEY) is None
+    freeze = recover_freeze(ended(7), edge=edge_of(7), vkey=LOG_KEY)
+    assert freeze is not None
+    assert (freeze.size, freeze.root, freeze.successor) == (7, Tree(LEAVES).root(7), SUCCESSOR)
+    for size in (6, 8):
+        with pytest.raises(StorageError, match=f"was frozen at {size} entries, and its database has 7"):
+            recover_freeze(ended(size), edge=edge_of(7), vkey=LOG_KEY)
+    with pytest.raises(StorageError, match="another tree of size 7 than the one that the log was frozen with"):
+        recover_freeze(ended(7, leaves=random_leaves(20, seed=5)), edge=edge_of(7), vkey=LOG_KEY)
+
+
+@pytest.mark.parametrize(
+    ("note", "mark", "is_lost"),
+    [
+        pytest.param(None, marked(Tree(LEAVES), 7), False, id="goes_on"),
+        pytest.param(ended(7), marked(Tree(LEAVES), 7), False, id="the_mark_was_not_written_yet"),
+        pytest.param(ended(7), open_checkpoint(ended(7), key=LOG_KEY), False, id="both"),
+        pytest.param(None, open_checkpoint(ended(7), key=LOG_KEY), True, id="put_back"),
+        pytest.param(None, open_checkpoint(ended(8), key=LOG_KEY), False, id="of_a_larger_tree"),
+    ],
+)
+def test_an_end_is_lost_if_only_the_mark_knows_it(note: bytes | None, mark: Checkpoint, is_lost: bool) -> None:
+    edge = edge_of(7)
+    freeze = recover_freeze(note, edge=edge, vkey=LOG_KEY)
+    assert is_freeze_lost(freeze, mark, edge=edge) == is_lost
+
+
+@pytest.mark.parametrize(
+    ("note", "mark", "complaint"),
+    [
+        (None, ended(6), "was frozen at 6 entries, and its database has 7"),
+        (ended(7), ended(6), "was frozen at 6 entries, and its database has 7"),
+        (ended(7, successor=ANOTHER), ended(7), r"was frozen twice.*log\.example/2028.*log\.example/2027"),
+        (None, ended(7, successor=LOG_KEY), "a log cannot succeed itself"),
+    ],
+)
+def test_two_ends_that_differ_or_one_that_was_passed_are_not_gone_on_from(
+    note: bytes | None, mark: bytes, complaint: str
+) -> None:
+    edge = edge_of(7)
+    freeze = recover_freeze(note, edge=edge, vkey=LOG_KEY)
+    with pytest.raises(StorageError, match=complaint):
+        is_freeze_lost(freeze, open_checkpoint(mark, key=LOG_KEY), edge=edge)

@@ -43,6 +43,16 @@ VERIFIER = f"{SIGNATURE}.verifier"
 DSSE = "dsseRequestV002"
 ENVELOPE = f"{DSSE}.envelope"
 
+NUMBERS = {
+    Scheme.P256: 5,
+    Scheme.RSA2048: 9,
+    Scheme.RSA3072: 10,
+    Scheme.RSA4096: 11,
+    Scheme.P384: 12,
+    Scheme.P521: 13,
+}
+"""Those of PublicKeyDetails, as sigstore_common.proto has them."""
+
 
 # --- what is accepted ------------------------------------------------------------------------------------------------
 
@@ -50,7 +60,7 @@ ENVELOPE = f"{DSSE}.envelope"
 @pytest.mark.parametrize("certified", [False, True], ids=["key", "certificate"])
 @pytest.mark.parametrize("scheme", DIGEST_SCHEMES)
 def test_a_hashedrekord_becomes_the_leaf_of_its_signature(scheme: Scheme, certified: bool) -> None:
-    leaf = parse_create_entry(body(hashedrekord_request(scheme, certified=certified)))
+    leaf = parse_create_entry(body(hashedrekord_request(scheme, certified=certified))).leaf
     assert leaf == leaf_of(scheme, MESSAGE, certified=certified)
     entry = parse_entry(leaf)
     verify_entry(entry)
@@ -61,7 +71,7 @@ def test_a_hashedrekord_becomes_the_leaf_of_its_signature(scheme: Scheme, certif
 @pytest.mark.parametrize("certified", [False, True], ids=["key", "certificate"])
 @pytest.mark.parametrize("scheme", DIGEST_SCHEMES)
 def test_an_envelope_becomes_the_leaf_of_what_its_signature_covers(scheme: Scheme, certified: bool) -> None:
-    leaf = parse_create_entry(body(dsse_request(scheme, certified=certified)))
+    leaf = parse_create_entry(body(dsse_request(scheme, certified=certified))).leaf
     assert leaf == leaf_of(scheme, PAE, certified=certified)
     verify_entry(parse_entry(leaf))
 
@@ -69,7 +79,7 @@ def test_an_envelope_becomes_the_leaf_of_what_its_signature_covers(scheme: Schem
 def test_the_leaf_is_printed_as_rekor_prints_it() -> None:
     request = hashedrekord_request()
     sent = request[RECORD]
-    leaf = parse_create_entry(body(request)).decode()
+    leaf = parse_create_entry(body(request)).leaf.decode()
     assert leaf == (
         '{"apiVersion":"0.0.2","kind":"hashedrekord","spec":{"hashedRekordV002":{'
         f'"data":{{"algorithm":"SHA2_256","digest":"{sent["digest"]}"}},'
@@ -146,10 +156,24 @@ def test_null_is_as_good_as_absent() -> None:
 @pytest.mark.parametrize("keyid", ["", "SHA256:abc", "größe"])
 def test_a_key_hint_changes_nothing(keyid: str) -> None:
     hinted = damaged(dsse_request(), at(f"{ENVELOPE}.signatures.0.keyid", keyid))
-    assert parse_create_entry(hinted) == leaf_of(Scheme.P256, PAE)
-    assert parse_create_entry(damaged(dsse_request(), without(f"{ENVELOPE}.signatures.0.keyid"))) == leaf_of(
-        Scheme.P256, PAE
+    unhinted = damaged(dsse_request(), without(f"{ENVELOPE}.signatures.0.keyid"))
+    for request in (hinted, unhinted):
+        assert parse_create_entry(request).leaf == leaf_of(Scheme.P256, PAE)
+
+
+@pytest.mark.parametrize("scheme", DIGEST_SCHEMES)
+def test_an_enum_may_be_sent_as_its_number(scheme: Scheme) -> None:
+    plain, enveloped = hashedrekord_request(scheme), dsse_request(scheme)
+    number = NUMBERS[scheme]
+    assert parse_create_entry(damaged(plain, at(f"{VERIFIER}.keyDetails", number))) == parse_create_entry(body(plain))
+    assert parse_create_entry(damaged(enveloped, at(f"{DSSE}.verifiers.0.keyDetails", number))) == parse_create_entry(
+        body(enveloped)
     )
+
+
+def test_the_field_of_the_signature_is_that_of_the_request() -> None:
+    assert parse_create_entry(body(hashedrekord_request())).signature_field == f"{SIGNATURE}.content"
+    assert parse_create_entry(body(dsse_request())).signature_field == f"{ENVELOPE}.signatures[0].sig"
 
 
 def test_white_space_and_the_order_of_members_do_not_matter() -> None:
@@ -168,7 +192,7 @@ def test_an_envelope_may_be_larger_than_any_entry_for_only_its_hash_is_logged() 
         at(f"{ENVELOPE}.signatures.0.sig", format_base64(sign(Scheme.P256, signed))),
     )
     assert len(request) < BODY_BYTES_MAX
-    leaf = parse_create_entry(request)
+    leaf = parse_create_entry(request).leaf
     assert leaf == leaf_of(Scheme.P256, signed)
     verify_entry(parse_entry(leaf))
 
@@ -265,7 +289,22 @@ def test_two_spellings_of_one_member_are_refused(request_: Request) -> None:
             id="key_and_certificate",
         ),
         pytest.param(
-            hashedrekord_request(), [at(f"{VERIFIER}.keyDetails", 5)], f"field {VERIFIER}.keyDetails", id="enum_number"
+            hashedrekord_request(),
+            [at(f"{VERIFIER}.keyDetails", 12)],
+            f"field {VERIFIER}.keyDetails says PKIX_ECDSA_P384_SHA_384, the key is p256",
+            id="number_of_another_key",
+        ),
+        pytest.param(
+            hashedrekord_request(),
+            [at(f"{VERIFIER}.keyDetails", "5")],
+            f"field {VERIFIER}.keyDetails is '5', not one of",
+            id="number_as_a_string",
+        ),
+        pytest.param(
+            hashedrekord_request(),
+            [at(f"{VERIFIER}.keyDetails", 5.5)],
+            f"field {VERIFIER}.keyDetails is neither a string nor an integer",
+            id="number_with_a_fraction",
         ),
         pytest.param(
             hashedrekord_request(),
@@ -355,14 +394,18 @@ def test_a_request_that_makes_no_entry_is_refused(request_: Request, damage: lis
 
 
 @pytest.mark.parametrize(
-    "details", ["PKIX_ED25519_PH", "PKIX_RSA_PSS_4096_SHA256", "PKIX_ECDSA_P384_SHA_256", "ML_DSA_65", "x" * 100_000]
+    "details",
+    [
+        *("PKIX_ED25519_PH", "PKIX_RSA_PSS_4096_SHA256", "PKIX_ECDSA_P384_SHA_256", "ML_DSA_65", "x" * 100_000),
+        *(0, 6, 8, 23, -1, 2**70),
+    ],
 )
-def test_a_scheme_that_is_not_verified_here_is_refused_by_name(details: str) -> None:
+def test_a_scheme_that_is_not_verified_here_is_refused_by_name_or_number(details: str | int) -> None:
     for request, where in ((hashedrekord_request(), VERIFIER), (dsse_request(), f"{DSSE}.verifiers.0")):
         error = refusal(damaged(request, at(f"{where}.keyDetails", details)))
         assert isinstance(error, UnsupportedError)
         assert str(error).startswith(
-            f"field {field_of(where)}.keyDetails is '{details[:64]}', not one of PKIX_ECDSA_P256_SHA_256, "
+            f"field {field_of(where)}.keyDetails is '{str(details)[:64]}', not one of PKIX_ECDSA_P256_SHA_256, "
         )
 
 
@@ -411,7 +454,7 @@ def large_certificate(size: int) -> bytes:
 def test_what_makes_the_entry_too_large_is_named() -> None:
     holder = f"{VERIFIER}.x509Certificate.rawBytes"
     fits = damaged(hashedrekord_request(certified=True), at(holder, format_base64(large_certificate(48_000))))
-    parse_entry(parse_create_entry(fits))
+    parse_entry(parse_create_entry(fits).leaf)
     too_large = damaged(hashedrekord_request(certified=True), at(holder, format_base64(large_certificate(49_000))))
     with pytest.raises(TooLargeError, match=f"^field {re.escape(holder)}: .*65535 bytes"):
         parse_create_entry(too_large)
@@ -426,6 +469,6 @@ def test_what_makes_the_entry_too_large_is_named() -> None:
 
 def test_the_envelope_is_hashed_with_the_hash_of_its_key() -> None:
     for scheme in DIGEST_SCHEMES:
-        entry = parse_entry(parse_create_entry(body(dsse_request(scheme))))
+        entry = parse_entry(parse_create_entry(body(dsse_request(scheme))).leaf)
         assert entry.artifacts[0].digests == {scheme.digest: hash_of(scheme, PAE)}
         assert hash_of(scheme, PAYLOAD) not in entry.artifacts[0].digests.values()

@@ -49,7 +49,9 @@ def test_a_trusted_root_holds_the_log_and_nothing_else() -> None:
 
 
 def test_a_signing_config_says_where_to_write() -> None:
-    text = format_signing_config(url="http://localhost:8080", since=SINCE, operator="example.org", services=Services())
+    text = format_signing_config(
+        key("localhost"), url="http://localhost:8080", since=SINCE, operator="example.org", services=Services()
+    )
     assert json.loads(text) == {
         "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
         "caUrls": [],
@@ -84,6 +86,8 @@ def test_a_signing_config_says_where_to_write() -> None:
 def test_the_origin_is_the_host_of_the_url(origin: str, url: str) -> None:
     (log,) = json.loads(format_trusted_root(key(origin), url=url, since=SINCE))["tlogs"]
     assert log["baseUrl"] == url
+    config = format_signing_config(key(origin), url=url, since=SINCE, operator="example.org", services=Services())
+    assert json.loads(config)["rekorTlogUrls"][0]["url"] == url
 
 
 @pytest.mark.parametrize(
@@ -100,10 +104,14 @@ def test_the_origin_is_the_host_of_the_url(origin: str, url: str) -> None:
     ],
 )
 def test_a_log_that_is_not_called_after_its_host_is_refused(origin: str) -> None:
-    with pytest.raises(
-        UsageError, match=r"^--url https://log\.example:8443: its host is 'log\.example', but the origin"
-    ):
-        format_trusted_root(key(origin), url="https://log.example:8443", since=SINCE)
+    url, words = (
+        "https://log.example:8443",
+        r"^--url https://log\.example:8443: its host is 'log\.example', but the origin",
+    )
+    with pytest.raises(UsageError, match=words):
+        format_trusted_root(key(origin), url=url, since=SINCE)
+    with pytest.raises(UsageError, match=words):
+        format_signing_config(key(origin), url=url, since=SINCE, operator="example.org", services=Services())
 
 
 @pytest.mark.parametrize(
@@ -140,8 +148,8 @@ def test_a_url_that_is_more_than_a_host_is_refused(url: str) -> None:
     for host in ("log.example", url.removeprefix("https://")):
         with pytest.raises(UsageError, match=r"^--url "):
             format_trusted_root(key(host), url=url, since=SINCE)
-    with pytest.raises(UsageError, match=r"^--url "):
-        format_signing_config(url=url, since=SINCE, operator="example.org", services=Services())
+        with pytest.raises(UsageError, match=r"^--url "):
+            format_signing_config(key(host), url=url, since=SINCE, operator="example.org", services=Services())
 
 
 @pytest.mark.parametrize(
@@ -168,13 +176,19 @@ def test_a_time_in_another_spelling_is_refused(since: str) -> None:
     with pytest.raises(UsageError, match=r"^--since .*2026-01-31T12:00:00Z"):
         format_trusted_root(KEY, url="https://log.example", since=since)
     with pytest.raises(UsageError, match=r"^--since .*2026-01-31T12:00:00Z"):
-        format_signing_config(url="https://log.example", since=since, operator="example.org", services=Services())
+        format_signing_config(KEY, url="https://log.example", since=since, operator="example.org", services=Services())
 
 
 @pytest.mark.parametrize("operator", ["", "a\nb", "\x1b[2J", "\ud800"])
 def test_an_operator_without_a_name_is_refused(operator: str) -> None:
     with pytest.raises(UsageError, match=r"^--operator "):
-        format_signing_config(url="https://log.example", since=SINCE, operator=operator, services=Services())
+        format_signing_config(KEY, url="https://log.example", since=SINCE, operator=operator, services=Services())
+
+
+def test_a_name_in_another_script_is_printed_in_ascii() -> None:
+    text = format_signing_config(KEY, url="https://log.example", since=SINCE, operator="Bücher", services=Services())
+    assert text.isascii()
+    assert json.loads(text)["rekorTlogUrls"][0]["operator"] == "Bücher"
 
 
 def test_a_key_that_signs_no_checkpoints_of_ours_is_refused() -> None:
@@ -185,7 +199,8 @@ def test_a_key_that_signs_no_checkpoints_of_ours_is_refused() -> None:
 
 def test_a_signing_config_names_the_services_that_a_log_is_not() -> None:
     services = Services(fulcio="https://ca.example", oidc="https://id.example/auth", tsa="https://tsa.example/stamp")
-    config = json.loads(format_signing_config(url="http://log.example", since=SINCE, operator="o", services=services))
+    text = format_signing_config(KEY, url="http://log.example", since=SINCE, operator="o", services=services)
+    config = json.loads(text)
     assert {name: config[name] for name in ("caUrls", "oidcUrls", "tsaUrls")} == {
         name: [{"url": url, "majorApiVersion": 1, "validFor": {"start": SINCE}, "operator": host}]
         for name, url, host in (
@@ -199,4 +214,4 @@ def test_a_signing_config_names_the_services_that_a_log_is_not() -> None:
 @pytest.mark.parametrize("url", ["", "ca.example", "ftp://ca.example", "https://", "https://ca example", "https://\n"])
 def test_a_service_without_a_url_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="--fulcio"):
-        format_signing_config(url="http://log.example", since=SINCE, operator="o", services=Services(fulcio=url))
+        format_signing_config(KEY, url="http://log.example", since=SINCE, operator="o", services=Services(fulcio=url))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.library.specimens import LOG, LOG_KEY, ORIGIN, OTHER_LOG_KEY
+from tests.unit.library.specimens import LOG, LOG_KEY, ORIGIN, OTHER_LOG
 from tests.unit.logserver.directory import batches, contents, grow, made, make, mixed_leaves, run_sql
 from tests.unit.logserver.parts import random_leaves
 from tests.unit.logserver.published import files_of, published, set_note
 from treehead.checkpoint import open_checkpoint
 from treehead.errors import StorageError
-from treehead.keys import format_vkey
+from treehead.keys import NoteKeyType, format_vkey
 from treehead_logserver.datadir import DataDirectory
 from treehead_logserver.freeze import sign_freeze
 from treehead_logserver.fsck.subject import check_directory
@@ -127,9 +127,10 @@ def test_a_log_that_has_published_nothing_says_so(directory: DataDirectory) -> N
 
 def test_the_successor_of_a_frozen_log_is_told(directory: DataDirectory) -> None:
     checkpoint = open_checkpoint(files_of(LEAVES)["checkpoint"], key=LOG_KEY)
-    set_note(directory, "freeze", sign_freeze(checkpoint, successor=OTHER_LOG_KEY, key=LOG))
+    successor = OTHER_LOG.verifier_key(name="log.example/2027", key_type=NoteKeyType.ED25519)
+    set_note(directory, "freeze", sign_freeze(checkpoint, successor=successor, key=LOG))
     stats = stats_of(directory)
-    assert stats.successor == format_vkey(OTHER_LOG_KEY)
+    assert stats.successor == format_vkey(successor)
     assert f"frozen                  its successor is {stats.successor}\n" in format_stats(stats)
 
 
