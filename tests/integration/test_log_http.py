@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import json
 import random
+import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from treehead_logserver.app import running_log
 from treehead_logserver.config import Limits, ServeConfig
 from treehead_logserver.datadir import DataDirectory, create_log
 from treehead_logserver.kinds import ALL_KINDS, SIGNED_KINDS
+from treehead_logserver.quota import Rate, Rates
 from treehead_logserver.rules import AdmissionRules
 
 ORIGIN = "log.example/http"
@@ -83,7 +85,12 @@ def _fields(headers: dict[str, str]) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def served(
-    folder: Path, *, kinds: frozenset[str] = ALL_KINDS, limits: Limits = LIMITS, rules: AdmissionRules | None = None
+    folder: Path,
+    *,
+    kinds: frozenset[str] = ALL_KINDS,
+    limits: Limits = LIMITS,
+    rules: AdmissionRules | None = None,
+    rates: Rates | None = None,
 ) -> AsyncIterator[Log]:
     directory = DataDirectory(path=folder)
     if not directory.vkey.exists():
@@ -93,6 +100,7 @@ async def served(
         grpc="127.0.0.1:0",
         http="127.0.0.1:0",
         rules=rules or AdmissionRules(kinds=kinds),
+        rates=rates or Rates(),
         limits=limits,
     )
     async with (
@@ -114,6 +122,7 @@ def leaves(count: int) -> list[bytes]:
 
 
 LEAVES = leaves(COUNT)
+NO_TILE = "this is not the path of a tile\n"
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +216,13 @@ async def test_what_an_earlier_published_checkpoint_implied_is_still_there(fille
         "tile/entries/003",
         "tile/8/0/000",
         "tile/0/../0/000",
+        "tile/tile/0/000",
+        "%74ile/0/000",
+        "%74ile/tile/0/000",
+        "tile/0/00%30",
+        "api/v2/%74ile/tile/0/000",
+        "%61pi/v2/tile/0/000",
+        "api/v2/api/v2/tile/0/000",
         "tiles",
         "",
     ],
@@ -251,7 +267,7 @@ async def test_another_content_has_another_etag(filled: Log) -> None:
 
 @pytest.mark.parametrize("path", ["tile/0/000", "tile/entries/000", "tile/entries/002.p/188", "checkpoint"])
 @pytest.mark.parametrize(
-    "wanted", ["bytes=0-0", "bytes=5-70", "bytes=100-", "bytes=-33", "bytes=0-999999", "bytes=37-38"]
+    "wanted", ["bytes=0-0", "bytes=5-70", "bytes=100-", "bytes=-33", "bytes=-999999", "bytes=0-999999", "bytes=37-38"]
 )
 async def test_a_range_is_that_part(filled: Log, path: str, wanted: str) -> None:
     whole = (await filled.get(f"/{path}")).content
@@ -265,6 +281,7 @@ async def test_a_range_is_that_part(filled: Log, path: str, wanted: str) -> None
         "bytes=5-70": whole[5:71],
         "bytes=100-": whole[100:],
         "bytes=-33": whole[-33:],
+        "bytes=-999999": whole,
         "bytes=0-999999": whole,
         "bytes=37-38": whole[37:39],
     }
@@ -305,6 +322,66 @@ async def test_entries_are_not_compressed_for_who_does_not(filled: Log, accepted
     assert len(response.content) == int(response.headers["content-length"])
 
 
+async def test_nothing_is_sent_in_chunks_to_who_speaks_http_1_0(filled: Log) -> None:
+    plain = await filled.get("/tile/entries/000")
+    answer = await raw(filled, b"GET /tile/entries/000 HTTP/1.0\r\naccept-encoding: gzip\r\n\r\n")
+    head, _, content = answer.partition(b"\r\n\r\n")
+    assert content == plain.content
+    fields = head.lower().split(b"\r\n")[1:]
+    assert b"content-length: %d" % len(plain.content) in fields
+    assert not any(field.startswith((b"transfer-encoding", b"content-encoding")) for field in fields)
+
+
+async def test_what_is_known_in_either_coding_is_not_sent_again(filled: Log) -> None:
+    first = await filled.get("/tile/entries/000")
+    compressed = await filled.get("/tile/entries/000", accept_encoding="gzip")
+    for known in (first, compressed):
+        again = await filled.get("/tile/entries/000", accept_encoding="gzip", if_none_match=known.headers["etag"])
+        assert (again.status_code, again.headers["etag"]) == (304, known.headers["etag"])
+    other = await filled.get("/tile/entries/000", if_none_match=compressed.headers["etag"])
+    assert (other.status_code, other.content) == (200, first.content)
+
+
+async def test_who_has_answers_compressed_and_does_not_take_them_keeps_no_one_waiting(tmp_path: Path) -> None:
+    rng = random.Random(2)
+    count = 120  # 8 MB, of which the two ends of a connection keep half
+    async with served(tmp_path / "log") as log:
+        for _ in range(4):
+            await log.add_all(*(rng.randbytes(65_535) for _ in range(count // 4)))
+        path = f"/tile/entries/000.p/{count}"
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(4):
+                head = await stack.enter_async_context(unread(log, path, accept_encoding="gzip"))
+                assert b"content-encoding: gzip" in head
+            response = await log.get(path, accept_encoding="gzip")
+            assert "content-encoding" not in response.headers
+            assert len(response.content) == int(response.headers["content-length"]) == count * 65_537
+        async with asyncio.timeout(30):
+            while not await has_compressed(log, path):  # noqa: ASYNC110 -- the server tells nobody
+                await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def unread(log: Log, path: str, **headers: str) -> AsyncIterator[bytes]:
+    """The head of an answer of which nothing more is read."""
+    host, _, port = log.address.rpartition(":")
+    loop = asyncio.get_running_loop()
+    fields = "".join(f"{name}: {value}\r\n" for name, value in _fields(headers).items())
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.setblocking(False)
+        async with asyncio.timeout(30):
+            await loop.sock_connect(connection, (host, int(port)))
+            await loop.sock_sendall(connection, f"GET {path} HTTP/1.1\r\nhost: log\r\n{fields}\r\n".encode())
+            yield await loop.sock_recv(connection, 1_024)
+
+
+async def has_compressed(log: Log, path: str) -> bool:
+    """Whether the log compresses this for us now."""
+    response = await log.http.head(path, headers={"accept-encoding": "gzip"})
+    return "content-encoding" in response.headers
+
+
 async def test_hashes_are_never_compressed(filled: Log) -> None:
     response = await filled.get("/tile/0/000", accept_encoding="gzip")
     assert "content-encoding" not in response.headers
@@ -316,6 +393,28 @@ async def test_head_is_get_without_the_body(filled: Log, path: str) -> None:
     head = await filled.http.head(f"/{path}", headers={"accept-encoding": "identity"})
     assert (head.status_code, head.content) == (200, b"")
     assert {**head.headers, "date": ""} == {**got.headers, "date": ""}
+
+
+@pytest.mark.parametrize("path", ["tile/entries/000", "tile/entries/002.p/188"])
+async def test_head_of_what_would_be_compressed_says_no_length(filled: Log, path: str) -> None:
+    async with filled.http.stream("GET", f"/{path}", headers={"accept-encoding": "gzip"}) as got:
+        assert got.headers["content-encoding"] == "gzip"
+    head = await filled.http.head(f"/{path}", headers={"accept-encoding": "gzip"})
+    assert (head.status_code, head.content) == (200, b"")
+    framing = ("date", "content-length", "transfer-encoding")
+    assert {name for name in framing if name in head.headers} == {"date"}
+    assert {name: value for name, value in got.headers.items() if name not in framing} == {
+        name: value for name, value in head.headers.items() if name != "date"
+    }
+
+
+@pytest.mark.parametrize("path", ["checkpoint", "tile/0/000", "tile/entries/001"])
+async def test_head_has_no_ranges(filled: Log, path: str) -> None:
+    whole = await filled.http.head(f"/{path}", headers={"accept-encoding": "identity"})
+    for wanted in ("bytes=0-9", "bytes=999999-"):
+        head = await filled.http.head(f"/{path}", headers={"accept-encoding": "identity", "range": wanted})
+        assert head.status_code == 200
+        assert {**head.headers, "date": ""} == {**whole.headers, "date": ""}
 
 
 async def test_a_tile_of_another_method_is_refused(filled: Log) -> None:
@@ -392,6 +491,12 @@ async def test_a_compressed_body_is_refused(log: Log) -> None:
     assert (response.status_code, "Content-Encoding" in response.text) == (415, True)
 
 
+async def test_a_length_may_have_leading_zeros(log: Log) -> None:
+    answer = await raw(log, b"POST /add HTTP/1.1\r\nhost: log\r\nconnection: close\r\ncontent-length: 06\r\n\r\nabcdef")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\n0")
+
+
 async def test_there_is_no_add_where_the_log_takes_no_opaque_entries(tmp_path: Path) -> None:
     async with served(tmp_path / "log", kinds=SIGNED_KINDS) as log:
         assert (await log.http.post("/add", content=b"x")).status_code == 404
@@ -409,7 +514,7 @@ async def test_a_log_that_is_busy_says_when_to_come_again(tmp_path: Path) -> Non
 
 async def test_a_log_that_does_what_it_is_for_is_healthy(log: Log) -> None:
     response = await log.get("/healthz")
-    assert (response.status_code, response.json()) == (200, {"healthy": True, "problems": []})
+    assert (response.status_code, response.json()) == (200, {"healthy": True, "problems": [], "warnings": []})
 
 
 async def test_metrics_count_what_happened(log: Log) -> None:
@@ -446,6 +551,49 @@ async def test_what_is_nowhere_is_counted_and_told_its_id(log: Log) -> None:
         assert len(response.headers["x-request-id"]) == 16
         line = f'treehead_log_http_requests_total{{face="none",status="{response.status_code}"}} 1.0'
         assert line in (await log.get("/metrics")).text
+
+
+async def test_what_is_nowhere_is_charged_as_any_request(tmp_path: Path) -> None:
+    async with served(tmp_path / "log", rates=Rates(requests=Rate(entries=2, unit="h"))) as log:
+        assert (await log.get("/nowhere")).status_code == 404
+        assert (await log.http.delete("/checkpoint")).status_code == 405
+        response = await log.get("/nowhere")
+        assert (response.status_code, "rule admission.rates.requests" in response.text) == (429, True)
+        assert int(response.headers["retry-after"]) > 1_000
+        assert len(response.headers["x-request-id"]) == 16
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/checkpoint/", "/add/", "/tile/0/000/", "/freeze/", "/healthz/", "/metrics/", "/api/v2/log/entries/", "/tile"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_nobody_is_sent_elsewhere(filled: Log, method: str, path: str) -> None:
+    response = await filled.http.request(method, path, headers={"host": "elsewhere.example"}, follow_redirects=False)
+    assert response.status_code in (404, 405)
+    assert "location" not in response.headers
+    assert response.text in ("there is nothing at this path\n", "this path has other methods\n", NO_TILE)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/nowhere", {}, 404),
+        ("GET", "/tile/0/003", {}, 404),
+        ("GET", "/freeze", {}, 404),
+        ("POST", "/checkpoint", {}, 405),
+        ("GET", "/checkpoint", {"range": "bytes=9999-"}, 416),
+        ("POST", "/add", {"content-encoding": "gzip"}, 415),
+        ("POST", "/add", {"content-length": "65536"}, 413),
+        ("POST", "/api/v2/log/entries", {}, 400),
+    ],
+)
+async def test_what_went_wrong_is_kept_by_no_cache(
+    filled: Log, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    body = bytes(int(headers.get("content-length", "0")))
+    response = await filled.http.request(method, path, headers=headers, content=body)
+    assert (response.status_code, response.headers["cache-control"]) == (status, "no-store")
 
 
 # --- what is turned away ---------------------------------------------------------------------------------------------

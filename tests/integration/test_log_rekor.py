@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.test_log_http import Log, served
-from tests.unit.library.specimens import STRANGER
-from tests.unit.logserver.rekor_requests import MESSAGE, PAE, body, dsse_request, hashedrekord_request, leaf_of
+from tests.integration.test_log_http import ORIGIN, Log, served
+from tests.unit.library.signers import sign
+from tests.unit.library.specimens import OTHER_LOG, STRANGER
+from tests.unit.logserver.rekor_requests import (
+    MESSAGE,
+    PAE,
+    at,
+    body,
+    damaged,
+    dsse_request,
+    hashedrekord_request,
+    leaf_of,
+)
 from treehead.checkpoint import open_checkpoint
-from treehead.encoding import parse_base64
+from treehead.encoding import format_base64, parse_base64
+from treehead.keys import NoteKeyType
 from treehead.merkle import hash_leaf, verify_inclusion
 from treehead.publickey import Scheme
+from treehead_logserver.config import Limits
+from treehead_logserver.datadir import DataDirectory, create_log
+from treehead_logserver.freeze import freeze_log
+from treehead_logserver.kinds import ALL_KINDS, SIGNED_KINDS
+from treehead_logserver.opening import opened_log
+from treehead_logserver.rekor.request import BODY_BYTES_MAX
 from treehead_logserver.rules import AdmissionRules
 
 PATH = "/api/v2/log/entries"
+SUCCESSOR = OTHER_LOG.verifier_key(name="log.example/next", key_type=NoteKeyType.ED25519)
 
 
 async def post(log: Log, request: bytes) -> dict[str, Any]:
@@ -95,22 +116,91 @@ async def test_a_bad_request_gets_400_and_the_name_of_the_field(log: Log, reques
     assert words in answer["message"]
 
 
-async def test_a_signature_that_does_not_verify_gets_400_and_is_not_logged(log: Log) -> None:
+@pytest.mark.parametrize("kinds", [SIGNED_KINDS, ALL_KINDS], ids=["signed", "opaque_too"])
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (hashedrekord_request(), "hashedRekordRequestV002.signature.content"),
+        (dsse_request(), "dsseRequestV002.envelope.signatures[0].sig"),
+    ],
+)
+async def test_a_signature_that_does_not_verify_is_refused_by_its_field_in_the_request(
+    tmp_path: Path, kinds: frozenset[str], request_: dict[str, Any], field: str
+) -> None:
+    other = format_base64(sign(Scheme.P256, b"something else"))
+    forged = damaged(request_, at(field.replace("[0]", ".0"), other))
+    async with served(tmp_path / "log", kinds=kinds) as log:
+        response = await log.http.post(PATH, content=forged)
+        assert (response.status_code, response.json()["code"]) == (400, 3)
+        assert response.json()["message"] == f"field {field}: the signature does not verify"
+        assert (await log.checkpoint()).size == 0
+        assert (await post(log, body(request_)))["logIndex"] == "0"
+
+
+async def test_an_enum_by_its_number_makes_the_same_entry(log: Log) -> None:
     request = hashedrekord_request()
-    other = hashedrekord_request(Scheme.P384)
-    request["hashedRekordRequestV002"]["signature"]["content"] = other["hashedRekordRequestV002"]["signature"][
-        "content"
-    ]
-    response = await log.http.post(PATH, content=body(request))
-    assert response.status_code == 400
-    assert "signature.content" in response.json()["message"]
-    assert await log.add(b"next") == 0
+    numbered = damaged(request, at("hashedRekordRequestV002.signature.verifier.keyDetails", 5))
+    first, again = await post(log, numbered), await post(log, body(request))
+    check_proof(log, first, leaf_of(Scheme.P256, MESSAGE))
+    assert again["logIndex"] == first["logIndex"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no request", b"x" * (BODY_BYTES_MAX + 1)], ids=["none", "bad", "too_large"])
+@pytest.mark.parametrize("path", [PATH, "/add"])
+async def test_a_frozen_log_says_so_whatever_is_sent(tmp_path: Path, path: str, content: bytes) -> None:
+    directory = DataDirectory(path=tmp_path / "log")
+    create_log(directory, origin=ORIGIN, passphrase=None)
+    async with opened_log(directory, passphrase=None) as opened:
+        await freeze_log(opened, successor=SUCCESSOR)
+    async with served(tmp_path / "log") as log:
+        response = await log.http.post(path, content=content)
+        assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+        assert SUCCESSOR.name in response.text
+        face = "add" if path == "/add" else "rekor"
+        refusals = f'treehead_log_submissions_total{{face="{face}",outcome="refused"}} 1.0'
+        assert refusals in (await log.get("/metrics")).text
 
 
 async def test_a_request_that_is_too_large_gets_413(log: Log) -> None:
     response = await log.http.post(PATH, content=b'{"' + b" " * 4_194_304)
     assert response.status_code == 413
     assert "4194304" in response.json()["message"]
+
+
+async def test_large_bodies_that_do_not_end_have_a_bound_and_keep_out_no_small_ones(log: Log) -> None:
+    unended = body(dsse_request())[:-1].ljust(BODY_BYTES_MAX - 1)
+    fit = Limits().bodies_bytes_max // len(unended)
+    async with contextlib.AsyncExitStack() as stack:
+        held = [await stack.enter_async_context(begun(log, unended)) for _ in range(fit + 1)]
+        done, _ = await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+        (refused,) = (task.result() for task in done)
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: 1\r\n" in refused
+        assert b'"code":14,"message":"the log is busy: it reads ' in refused
+        assert (await post(log, body(hashedrekord_request())))["logIndex"] == "0"
+        assert await log.add(b"a" * 65_535) == 1
+        assert sum(task.done() for task in held) == 1
+    large = body(dsse_request()).ljust(BODY_BYTES_MAX)
+    async with asyncio.timeout(30):
+        while (response := await log.http.post(PATH, content=large)).status_code == 503:
+            assert response.json()["code"] == 14
+    assert response.status_code == 201
+
+
+@contextlib.asynccontextmanager
+async def begun(log: Log, sent: bytes) -> AsyncIterator[asyncio.Task[bytes]]:
+    """A request of which the last byte is not sent; what comes back for it."""
+    host, _, port = log.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST %b HTTP/1.1\r\nhost: log\r\ncontent-length: %d\r\n\r\n" % (PATH.encode(), len(sent) + 1))
+    writer.write(sent)
+    await writer.drain()
+    answer = asyncio.create_task(reader.read(4_096))
+    try:
+        yield answer
+    finally:
+        answer.cancel()
+        writer.transport.abort()
 
 
 async def test_a_log_that_takes_no_hashedrekord_has_no_such_face(tmp_path: Path) -> None:
