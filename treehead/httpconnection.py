@@ -195,10 +195,11 @@ class HttpConnection(HttpToolsProtocol):
 
     def _refuse(self, refusal: bytes) -> None:
         """End the connection: with an answer if one is due now, and never in the middle or in place of another."""
+        is_in_body = self._place is _Place.BODY
         if self._answering is None:
-            is_due = self._place is not _Place.BODY  # there, the request was answered early
+            is_due = not is_in_body  # there, the request was answered early
         else:
-            is_due = self._place is _Place.BODY and not self._answering.response_started
+            is_due = is_in_body and self._answering is self.cycle and not self._answering.response_started
         self._give_up_answer()
         if is_due:
             self.transport.write(refusal)

@@ -9,9 +9,9 @@ As many as that may come at once, and after them each as soon as its share of th
 rate algorithm, by throttled-py, on the monotonic clock). A call is charged for all of its entries or refused as a
 whole; what is refused costs nothing.
 
-Whoever is refused is told so a second late. To refuse takes as long as to answer does, so who asks again at once, with
-many requests at a time, would keep the log busy all the same. A long body, or a long stream of entries, counts as so
-many requests as it is long.
+Whoever is refused is told so a second late, give or take half of one. To refuse takes as long as to answer does, so who
+asks again at once, with many requests at a time, would keep the log busy all the same; and who were refused together
+would all come back together. A long body, or a long stream of entries, counts as so many requests as it is long.
 
 An address is charged for whatever it sends, before anything is looked at. A signer is charged only once the signature
 has verified, and only for what is not in the log yet: what is logged anyone can read and send again, and that must not
@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from throttled import Throttled
 
 RATE_ENTRIES_MAX = 1_000_000
-HELD_MS = 1_000
+HELD_MS_MIN, HELD_MS_MAX = 500, 1_500
 HELD_MAX = 512
 """Refusals that are held at a time; those beyond are told at once, for each has a place among the calls under way."""
 REMEMBERED_MAX = 32_768
@@ -162,7 +163,7 @@ class Quotas:
             return
         self._held += 1
         try:
-            await asyncio.sleep(HELD_MS / 1_000)
+            await asyncio.sleep(random.uniform(HELD_MS_MIN, HELD_MS_MAX) / 1_000)  # noqa: S311 -- nothing secret
         finally:
             self._held -= 1
 

@@ -368,7 +368,7 @@ async def test_http_1_0_needs_no_host() -> None:
         assert (await (await http.call()).ask(b"GET / HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize("behind", [b"garbage\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", REQUEST * 9])
+@pytest.mark.parametrize("behind", [b"garbage", b"GET / HTTP/1.1\r\n\r\n", REQUEST * 9, CHUNKED % b"/" + b"x"])
 @pytest.mark.parametrize("path", [b"/large", b"/held"])
 async def test_nothing_is_written_into_an_answer_or_in_place_of_it(path: bytes, behind: bytes) -> None:
     async with running(PATIENT) as http:

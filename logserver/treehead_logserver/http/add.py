@@ -11,7 +11,7 @@ from starlette.responses import Response
 from treehead.encoding import format_decimal
 from treehead.errors import TreeheadError
 from treehead.tile import ENTRY_BYTES_MAX
-from treehead_logserver.http.answering import address_of
+from treehead_logserver.http.answering import peer_of
 from treehead_logserver.http.bodies import Bodies
 from treehead_logserver.intake import Intake
 
@@ -28,7 +28,7 @@ class AddFace:
         self._intake.check_open(face="add")
         async with self._bodies.read(request, bytes_max=ENTRY_BYTES_MAX, what="entry") as body:
             leaf = body
-        (outcome,) = (await self._intake.log([leaf], face="add", address=address_of(request))).outcomes
+        (outcome,) = (await self._intake.log([leaf], face="add", address=peer_of(request))).outcomes
         if isinstance(outcome, TreeheadError):
             raise outcome
         return Response(format_decimal(outcome.leaf_index), media_type="text/plain; charset=utf-8")

@@ -81,7 +81,7 @@ class Answering:
     ) -> Response:
         try:
             if is_charged:
-                self._quotas.charge_request(lambda: address_of(request))
+                self._quotas.charge_request(lambda: peer_of(request))
             return await handler(request)
         except TreeheadError as exc:
             if isinstance(exc, QuotaError):
@@ -99,7 +99,7 @@ class Answering:
         return response
 
 
-def address_of(request: Request) -> str:
+def peer_of(request: Request) -> str:
     """The address that a request comes from; empty where it has none."""
     return request.client.host if request.client else ""
 

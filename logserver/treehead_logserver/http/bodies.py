@@ -19,7 +19,7 @@ from starlette.requests import Request
 from treehead.encoding import parse_decimal
 from treehead.errors import MalformedError, TooLargeError
 from treehead_logserver.backlog import BusyError
-from treehead_logserver.http.answering import address_of
+from treehead_logserver.http.answering import peer_of
 from treehead_logserver.http.errors import MediaTypeError
 from treehead_logserver.quota import Quotas
 
@@ -50,7 +50,7 @@ class Bodies:
             BusyError: it is long, and there is no room for it beside those of others.
             QuotaError: it is long, and its address has sent too much: it counts as so many requests as it is long.
         """
-        counted = _Counted(self, charge=lambda: self._quotas.charge_request(lambda: address_of(request)))
+        counted = _Counted(self, charge=lambda: self._quotas.charge_request(lambda: peer_of(request)))
         try:
             yield await _collect(request, counted, bytes_max=bytes_max, what=what)
         finally:

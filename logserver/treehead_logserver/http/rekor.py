@@ -15,7 +15,7 @@ from treehead.checkpoint import parse_checkpoint
 from treehead.errors import SignatureError, TreeheadError
 from treehead.keys import VerifierKey
 from treehead.note import parse_note
-from treehead_logserver.http.answering import address_of
+from treehead_logserver.http.answering import peer_of
 from treehead_logserver.http.bodies import Bodies
 from treehead_logserver.intake import Intake
 from treehead_logserver.prover import Prover
@@ -42,7 +42,7 @@ class RekorFace:
         """POST /api/v2/log/entries."""
         self._intake.check_open(face="rekor")
         asked = await _read(request, self._bodies)
-        logged = await self._intake.log([asked.leaf], face="rekor", address=address_of(request), signed=True)
+        logged = await self._intake.log([asked.leaf], face="rekor", address=peer_of(request), signed=True)
         (outcome,) = logged.outcomes
         if isinstance(outcome, SignatureError):  # which names the field of the leaf, and the caller sent another
             raise SignatureError(f"field {asked.signature_field}: the signature does not verify") from outcome
