@@ -293,10 +293,6 @@ class HttpConnection(HttpToolsProtocol):
             self._refusal = _NO_UPGRADE
             raise _RefusedError
 
-    def on_chunk_header(self) -> None:
-        """Called by the parser when the size of a chunk is there, and the end of its line."""
-        self._silent_bytes = 0
-
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
         self._silent_bytes = 0

@@ -116,11 +116,11 @@ def _count_from_zero(counter: Counter, labels: Iterable[tuple[str, ...]]) -> Non
 
 class _Info(Collector):
     def __init__(self, origin: str) -> None:
-        self._origin = origin
+        self._labels = {"origin": origin, "version": version("treehead")}
 
     def collect(self) -> Iterator[Metric]:
         info = InfoMetricFamily("treehead_log", "Which log this is, and which version of Treehead serves it.")
-        info.add_metric([], {"origin": self._origin, "version": version("treehead")})
+        info.add_metric([], self._labels)
         yield info
 
 

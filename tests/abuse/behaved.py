@@ -1,4 +1,4 @@
-"""Clients that behave well: one over gRPC and one over HTTP, with one request each some twenty milliseconds apart.
+"""Clients that behave well: one over gRPC and one over HTTP, with one request each some sixty milliseconds apart.
 
 Each request is one turn: whatever it takes until its answer has been verified counts, refusals and new connections
 included. What an answer proves is checked at once, and all that was acknowledged again when all is over.
@@ -34,7 +34,7 @@ from treehead.v1.log_pb2_grpc import LogStub
 if TYPE_CHECKING:
     from treehead.v1.log_pb2_grpc import LogAsyncStub
 
-PAUSE_SECONDS = (0.015, 0.025)
+PAUSE_SECONDS = (0.05, 0.07)
 ANSWER_SECONDS_MAX = 30.0
 RETRY_SECONDS = 0.1
 CONNECTION_REQUESTS = 200

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 
+from tests.abuse.behaved import RETRY_SECONDS
 from tests.abuse.record import Told
 from tests.fault.load import CALL_SECONDS_MAX
 from tests.fault.oracle import LostError, check_clean, check_head, entries
@@ -16,6 +20,7 @@ from treehead.merkle import CompactRange, hash_leaf
 from treehead.v1 import log_pb2
 from treehead.v1.log_pb2_grpc import LogStub
 
+_Answer = TypeVar("_Answer")
 _ADDRESS = re.compile("0x[0-9a-f]+")
 _DEFECT = "raceback"
 """Of the interpreter, or the member of a line that holds it."""
@@ -34,13 +39,26 @@ async def check_log(address: str, told: Told, *, seed: str) -> None:
     """
     async with grpc.aio.insecure_channel(address) as channel:
         stub = LogStub(channel)
-        leaves = await entries(stub)
+        leaves = await _patiently(lambda: entries(stub))
         check_entries(told, [hash_leaf(leaf) for leaf in leaves])
-        response = await stub.GetCheckpoint(log_pb2.GetCheckpointRequest(), timeout=CALL_SECONDS_MAX)
+        response = await _patiently(
+            lambda: stub.GetCheckpoint(log_pb2.GetCheckpointRequest(), timeout=CALL_SECONDS_MAX)
+        )
         newest = max(told.note_head(response.checkpoint), *told.heads.values(), key=lambda head: head.size)
         rng = random.Random(seed)
         for size in rng.sample(sorted(told.heads), min(HEADS, len(told.heads))):
-            await check_head(stub, told.heads[size], newest)
+            await _patiently(partial(check_head, stub, told.heads[size], newest))
+
+
+async def _patiently(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """The answer, from a log that counts whoever looks into it as one more caller."""
+    while True:
+        try:
+            return await ask()
+        except grpc.aio.AioRpcError as exc:
+            if exc.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 def check_entries(told: Told, hashes: Sequence[bytes]) -> None:

@@ -36,13 +36,22 @@ class Report:
     done: Mapping[str, Done]
 
 
-class Abuser:
-    """A process for some abuses. A context, whose end kills it if it still runs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Party:
+    """What one abuser does: so many abuses at once, or, if `turn_s` is given, each for so long and then the next."""
 
-    def __init__(self, names: Sequence[str], *, grpc: str, http: str, seed: str, record: Path) -> None:
+    names: Sequence[str]
+    turn_s: float | None = None
+
+
+class Abuser:
+    """A process for a party. A context, whose end kills it if it still runs."""
+
+    def __init__(self, party: Party, *, grpc: str, http: str, seed: str, record: Path) -> None:
         self.record = record
         where = ("--grpc", grpc, "--http", http, "--seed", seed, "--record", str(record))
-        self._command = (sys.executable, "-m", "tests.abuse.abuser", *where, *names)
+        turns = () if party.turn_s is None else ("--turn-seconds", str(party.turn_s))
+        self._command = (sys.executable, "-m", "tests.abuse.abuser", *where, *turns, *party.names)
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:

@@ -13,6 +13,7 @@ import pytest
 from bench.rig.latency import latency_of
 from tests.abuse.catalogue import ABUSES, CLASSES
 from tests.abuse.figures import JOURNAL_BYTES_PER_S_MAX, MEMORY_MIB_MAX, Figures, Phase
+from tests.abuse.party import Party
 from tests.abuse.run import EXIT_OK, Plan, Program, parse_arguments, plans_of, run_program
 
 SEED = 20_261_122
@@ -20,11 +21,11 @@ ADDS = ("http-adds", "grpc-adds")
 
 
 async def test_a_log_survives_every_abuse_at_once_and_loses_nothing(tmp_path: Path) -> None:
-    everything = [[abuse.name for abuse in abuses] for abuses in CLASSES.values()]
+    everything = [Party(names=[abuse.name for abuse in abuses]) for abuses in CLASSES.values()]
     figures = await Program(tmp_path, seed=SEED).run(
         [
             Plan(name="nobody", parties=(), seconds=0.5),
-            Plan(name="adds", parties=[ADDS], seconds=0.5),
+            Plan(name="adds", parties=[Party(names=ADDS)], seconds=0.5),
             Plan(name="all", parties=everything, seconds=3),
         ]
     )
@@ -81,7 +82,14 @@ def test_each_class_and_each_abuse_can_have_the_log_for_itself() -> None:
     assert [plan.name for plan in plans] == ["nobody", *CLASSES, *ABUSES, "all"]
     assert plans[0].parties == ()
     assert [plan.seconds for plan in plans[1:-1]] == [2.0] * (len(CLASSES) + len(ABUSES))
-    assert sorted(name for party in plans[-1].parties for name in party) == sorted(ABUSES)
+    assert sorted(name for party in plans[-1].parties for name in party.names) == sorted(ABUSES)
+
+
+def test_what_takes_turns_has_as_long_as_all_of_it_together() -> None:
+    (plan,) = plans_of(parse_arguments(["--seconds", "12"]))[1:]
+    assert {len(party.names): party.turn_s for party in plan.parties if party.turn_s} == {4: 3.0, 6: 2.0, 9: 12 / 9}
+    (plan,) = plans_of(parse_arguments(["--at-once"]))[1:]
+    assert [party.turn_s for party in plan.parties] == [None] * len(CLASSES)
 
 
 def test_no_abuse_comes_from_where_those_who_behave_do_and_each_class_from_a_place_of_its_own() -> None:

@@ -246,6 +246,20 @@ async def test_who_takes_an_answer_gets_all_of_it() -> None:
         assert (await (await http.call()).ask(GET % b"/large")).endswith(LARGE)
 
 
+async def test_who_takes_an_answer_slowly_but_steadily_gets_all_of_it() -> None:
+    bounds = replace(BOUNDS, write_s=0.3)
+    async with running(bounds) as http:
+        caller = await http.call(reads_ahead=1_024)
+        caller.writer.write(GET % b"/large")
+        await caller.reader.readuntil(b"\r\n\r\n")
+        taken, since = 0, asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < since + 2 * bounds.write_s:
+            taken += len(await caller.reader.read(65_536))
+            await asyncio.sleep(0.005)
+        assert taken < len(LARGE)
+        assert set(await caller.reader.readexactly(len(LARGE) - taken)) == set(LARGE)
+
+
 async def test_an_answer_that_is_not_made_in_its_time_is_given_up() -> None:
     async with running(replace(BOUNDS, answer_s=0.2)) as http:
         assert await _ended_after(await http.call(), GET % b"/held") == b""
@@ -273,6 +287,18 @@ async def test_an_answer_before_the_body_is_there_gives_no_more_time_for_the_res
         caller.writer.write(POST % (path, 300_000) + b"x" * 1_000)
         assert (await caller.is_ended()).startswith(b"HTTP/1.1 200")
         assert http.server.counts.overdue == 1
+
+
+async def test_an_answer_does_not_begin_the_time_for_the_rest_of_a_body_anew() -> None:
+    async with running(PATIENT) as http:
+        caller = await http.call()
+        caller.writer.write(POST % (b"/held", 2) + b"a")
+        await http.application.begun.wait()
+        (connection,) = cast("set[HttpConnection]", http.server._connections.state.connections)
+        deadline = connection._receive_by
+        http.application.released.set()
+        assert (await caller.ask(b"")).startswith(b"HTTP/1.1 200")
+        assert connection._receive_by == deadline
 
 
 async def test_a_request_learns_that_its_caller_is_gone_though_another_waits_behind_it() -> None:
@@ -389,6 +415,10 @@ async def test_a_malformed_body_is_answered_unless_the_request_was() -> None:
         caller = await http.call()
         assert (await caller.ask(CHUNKED % b"/early")).startswith(b"HTTP/1.1 200")
         assert await _ended_after(caller, b"x") == b""
+        caller = await http.call(reads_ahead=1_024)
+        caller.writer.write(CHUNKED % b"/large")
+        await caller.reader.readuntil(b"\r\n\r\n")
+        assert set(await _ended_after(caller, b"x")) == set(LARGE)
 
 
 async def test_a_request_for_another_protocol_is_answered_and_is_the_last() -> None:
@@ -397,7 +427,7 @@ async def test_a_request_for_another_protocol_is_answered_and_is_the_last() -> N
         caller = await http.call()
         caller.writer.write(b"GET /held" + upgrade)
         await http.application.begun.wait()
-        caller.writer.write(REQUEST)
+        caller.writer.write(REQUEST + b"garbage")
         await (await http.call()).ask()  # by then that was read
         http.application.released.set()
         assert (await caller.is_ended()).count(b"HTTP/1.1 200") == 1
@@ -521,18 +551,26 @@ async def test_requests_are_answered_over_tls(tls: Contexts, loop: Any) -> None:
     await loop(test)
 
 
+async def _shake_hands(caller: Caller, context: ssl.SSLContext) -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
+    """Agree on TLS, with the last message of it still to be sent; and have nobody who would answer for the caller."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    spoken = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            try:
+                spoken.do_handshake()
+            except ssl.SSLWantReadError:
+                caller.writer.write(outgoing.read())
+                incoming.write(await caller.reader.read(65_536))
+            else:
+                return spoken, incoming, outgoing
+
+
 async def test_a_request_in_one_piece_with_the_end_of_the_handshake_is_answered(tls: Contexts, loop: Any) -> None:
     async def test() -> None:
         async with running(tls=tls.server) as http:
-            caller, incoming, outgoing = await http.call(), ssl.MemoryBIO(), ssl.MemoryBIO()
-            spoken = tls.client.wrap_bio(incoming, outgoing, server_hostname="localhost")
-            while True:
-                try:
-                    spoken.do_handshake()
-                    break
-                except ssl.SSLWantReadError:
-                    caller.writer.write(outgoing.read())
-                    incoming.write(await caller.reader.read(65_536))
+            caller = await http.call()
+            spoken, incoming, outgoing = await _shake_hands(caller, tls.client)
             spoken.write(REQUEST)
             caller.writer.write(outgoing.read())
             answer = b""
@@ -622,13 +660,13 @@ async def test_stopping_lets_answers_be_taken_to_their_end(tls: Contexts, loop: 
 async def test_stopping_waits_for_nobody_who_is_idle(tls: Contexts, loop: Any) -> None:
     async def test() -> None:
         async with running(PATIENT, tls=tls.server, drain_ms=600_000) as http:
-            await http.call()  # silent before TLS
-            idle = await http.call(reads_ahead=1_024, tls=tls.client)
-            await idle.ask()
-            cast("asyncio.Transport", idle.writer.transport).pause_reading()  # and so says no farewell
-            await http.until(lambda server: server.connections == 2)
+            _, idle = await http.call(), await http.call()
+            _, _, outgoing = await _shake_hands(idle, tls.client)
+            idle.writer.write(outgoing.read())
+            await http.until(lambda server: len(server._connections.state.connections) == 1)
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await http.server.stop()
+            assert http.server.connections == 0
 
     await loop(test)
 
