@@ -63,6 +63,7 @@ SERVER_OPTIONS: Sequence[tuple[str, int]] = [
     *_SIZE_OPTIONS,
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 1_024),
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
     ("grpc.server.max_pending_requests", PENDING_CALLS_MAX),
     ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_MAX),
@@ -73,8 +74,9 @@ SERVER_OPTIONS: Sequence[tuple[str, int]] = [
     ("grpc.max_connection_age_ms", 600_000),
     ("grpc.max_connection_age_grace_ms", 60_000),
 ]
-"""Without SO_REUSEPORT a second server on the same port fails, instead of silently taking half of the calls. Messages
-are bounded by what they unpack to, where they are compressed.
+"""Without SO_REUSEPORT a second server on the same port fails, instead of silently taking half of the calls.
+Compressed messages are refused (the bit is the one of "identity"): 64 KiB that unpack to 64 MiB keep a core busy until
+they are found to be too large.
 
 A peer that vanished is noticed by pings, for as long as it is silent. One that is there, and neither reads nor ends its
 calls, keeps their places and what was sent to it: gRPC lets go of neither before the connection ends. So every

@@ -35,7 +35,9 @@ from treehead.v1 import log_pb2
 WORKERS = 8
 PAUSE_SECONDS = 0.02
 MINDING_SECONDS = 0.5
-BOMB_FRAMES = 64
+BOMB_FRAMES = 8
+BOMB_PAUSE_SECONDS = 0.2
+"""With so much in between, the bombs come as fast as a slow line carries them; gRPC's core unpacks all of each."""
 PUBLISHER_SEED = 7
 METHODS = (
     "AddEntry",
@@ -201,7 +203,7 @@ async def header_bombs(scene: Scene) -> None:
             case _:
                 return await _send(scene, scene.grpc, PREFACE + settings() + kept + again * BOMB_FRAMES)
 
-    await repeat(scene, attempt, workers=WORKERS, pause_s=PAUSE_SECONDS)
+    await repeat(scene, attempt, workers=WORKERS, pause_s=BOMB_PAUSE_SECONDS)
 
 
 # --- messages and entries --------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from treehead.publickey import Scheme
 from treehead.v1 import log_pb2
 
 WORKERS = 4
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = 0.2
 REKOR = "/api/v2/log/entries"
 LEAF_BYTES_MAX = 65_535
 REKOR_BYTES_MAX = 4_194_304

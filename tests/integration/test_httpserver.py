@@ -241,9 +241,12 @@ async def test_who_takes_nothing_of_an_answer_is_ended() -> None:
         assert len(await caller.is_ended()) < len(LARGE)
 
 
-async def test_who_takes_an_answer_gets_all_of_it() -> None:
-    async with running() as http:
-        assert (await (await http.call()).ask(GET % b"/large")).endswith(LARGE)
+async def test_who_takes_an_answer_gets_all_of_it_and_may_ask_again_later() -> None:
+    async with running(replace(BOUNDS, head_s=0.5, idle_s=60)) as http:
+        caller = await http.call()
+        assert (await caller.ask(GET % b"/large")).endswith(LARGE)
+        assert await (await http.call()).is_ended() == b""
+        assert (await caller.ask()).startswith(b"HTTP/1.1 200")
 
 
 async def test_who_takes_an_answer_slowly_but_steadily_gets_all_of_it() -> None:
@@ -661,10 +664,12 @@ async def test_stopping_waits_for_nobody_who_is_idle(tls: Contexts, loop: Any) -
     async def test() -> None:
         async with running(PATIENT, tls=tls.server, drain_ms=600_000) as http:
             _, idle = await http.call(), await http.call()
-            _, _, outgoing = await _shake_hands(idle, tls.client)
+            spoken, _, outgoing = await _shake_hands(idle, tls.client)
+            spoken.write(REQUEST)
             idle.writer.write(outgoing.read())
+            await http.application.begun.wait()
             await http.until(lambda server: len(server._connections.state.connections) == 1)
-            async with asyncio.timeout(DEADLINE_SECONDS):
+            async with asyncio.timeout(PATIENT.write_s / 2):
                 await http.server.stop()
             assert http.server.connections == 0
 
