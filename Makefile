@@ -35,7 +35,7 @@ help:
 	@echo 'make bench   measure every promise about speed, in a quarter of an hour  (make bench ARGS="idle unary" measures some)'
 	@echo '             bench-large adds ten million entries, bench-soak an hour of mixed load; see bench/README.md'
 	@echo 'make fault   put logs through faults: kills, power cuts, bad disks  (make fault RUNS=1000 SEED=7)'
-	@echo 'make abuse   abuse a log in every way at once for a minute, beside two who behave  (make abuse ARGS="--each 5")'
+	@echo 'make abuse   abuse a log in every way for a minute, beside two who behave  (make abuse ARGS="--each 5")'
 	@echo 'make dev     make the environment in .venv, and nothing else'
 	@echo 'make format  format the code and apply the safe fixes of the linter'
 	@echo 'make proto   derive treehead/v1 from protos/ again'
