@@ -11,7 +11,8 @@ signed in their normalised form only (`acme-tool`), so a rule in another spellin
 `generic` for files without a package, and `unnamed` for entries whose signature covers a digest only (their name is
 the algorithm, a colon and the digest, such as `sha256:9f86…`).
 
-A log's owner rules (`[[admission.owner]]` of log.toml) are such rules too, about the same names.
+A log's owner rules (`[[admission.owner]]` of log.toml) are such rules too, about the same names and about those of the
+packages that an entry is found by.
 """
 
 from __future__ import annotations

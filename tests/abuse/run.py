@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import sys
 import tempfile
@@ -234,6 +235,8 @@ async def run_program(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    # The clients' own collector would stop them for as long as a request takes, and the longer the more they were told.
+    gc.disable()
     # What gRPC's core has to say about connections that end is no finding.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
