@@ -125,8 +125,8 @@ class HttpConnections:
 
 def _refusal(status: bytes, message: bytes) -> bytes:
     """The answer to a request that is refused; its connection ends."""
-    fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close" % len(message)
-    return b"HTTP/1.1 %b\r\n%b\r\n\r\n%b" % (status, fields, message)
+    fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\ncache-control: no-store" % len(message)
+    return b"HTTP/1.1 %b\r\n%b\r\nconnection: close\r\n\r\n%b" % (status, fields, message)
 
 
 _MALFORMED = _refusal(b"400 Bad Request", b"the request is not HTTP/1.1\n")

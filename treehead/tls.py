@@ -111,7 +111,7 @@ class ClientTls:
         if self.ca is None:
             context.load_default_certs()
         else:
-            context.load_verify_locations(cadata=read_authorities(self.ca, flag=AUTHORITIES_FLAG).der)
+            _trust(read_authorities(self.ca, flag=AUTHORITIES_FLAG), context)
         files = identity_files(certificate=self.certificate, key=self.key)
         if files is not None:
             read_identity(files)
@@ -222,7 +222,7 @@ class LoadedTls:
         context.set_alpn_protocols(["http/1.1"])
         if self._clients is not None:
             context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(cadata=self._clients.der)
+            _trust(self._clients, context)
         _show(self._files, context)
         return context
 
@@ -257,6 +257,18 @@ def _hardened(context: ssl.SSLContext) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_ciphers(_CIPHERS)
     return context
+
+
+def _trust(authorities: Authorities, context: ssl.SSLContext) -> None:
+    """Have a context take certificates of these authorities."""
+    import ssl
+
+    try:
+        context.load_verify_locations(cadata=authorities.der)
+    except ssl.SSLError:
+        # `ssl` takes for its own whatever error is in OpenSSL's queue of this thread, where a token's library may have
+        # left one. To raise it has emptied the queue.
+        context.load_verify_locations(cadata=authorities.der)
 
 
 def _show(files: IdentityFiles, context: ssl.SSLContext) -> None:

@@ -70,7 +70,7 @@ class Intake:
         """
         if self._freeze is not None:
             error = FrozenError(self._freeze.successor)
-            self._counted.labels(face, _outcome_of(error)).inc()
+            self._counted.labels(face, _refusal_of(error)).inc()
             raise error
 
     async def log(
@@ -89,11 +89,20 @@ class Intake:
         try:
             logged = await self._log(leaves, address=address, witnessed=witnessed, signed=signed)
         except TreeheadError as exc:
-            self._counted.labels(face, _outcome_of(exc)).inc(len(leaves))
+            self._counted.labels(face, _refusal_of(exc)).inc(len(leaves))
             raise
-        for outcome, count in Counter(map(_outcome_of, logged.outcomes)).items():
-            self._counted.labels(face, outcome).inc(count)
+        self._count(logged.outcomes, face=face)
         return logged
+
+    def _count(self, outcomes: Sequence[Placed | TreeheadError], *, face: str) -> None:
+        # Most are placed, of which there may be tens of thousands a second: the two kinds of them are told apart here.
+        placed = [outcome.duplicate for outcome in outcomes if isinstance(outcome, Placed)]
+        counts = Counter({"added": placed.count(False), "duplicate": placed.count(True)})
+        if len(placed) < len(outcomes):
+            counts.update(_refusal_of(outcome) for outcome in outcomes if isinstance(outcome, TreeheadError))
+        for name, count in counts.items():
+            if count:
+                self._counted.labels(face, name).inc(count)
 
     async def _log(self, leaves: Sequence[bytes], *, address: str, witnessed: bool, signed: bool) -> Logged:
         if self._freeze is not None:
@@ -102,11 +111,12 @@ class Intake:
         admitted = await self._admission.admit(leaves)
         if signed:
             admitted = [_signed(item) for item in admitted]
-        for item in admitted:
-            # First, since a defect of ours fails the call, which then must not have logged the others.
-            if not isinstance(item, Candidate | TreeheadError):
-                raise item
         candidates = [item for item in admitted if isinstance(item, Candidate)]
+        if len(candidates) < len(admitted):
+            for item in admitted:
+                # First, since a defect of ours fails the call, which then must not have logged the others.
+                if not isinstance(item, Candidate | TreeheadError):
+                    raise item
         await self._quotas.charge_signers(candidates, self._storage)
         places = await self._sequencer.submit(candidates)
         head = self._heads.newest
@@ -139,11 +149,9 @@ def _signed(item: Outcome) -> Outcome:
         return exc
 
 
-def _outcome_of(item: Placed | TreeheadError) -> str:
-    """The value of the label `outcome`."""
-    match item:
-        case Placed():
-            return "duplicate" if item.duplicate else "added"
+def _refusal_of(error: TreeheadError) -> str:
+    """The value of the label `outcome` for what was not placed."""
+    match error:
         case BusyError():
             return "busy"
         case UnavailableError() | StorageError():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import ctypes.util
 import logging
 import socket
 import ssl
@@ -41,6 +43,25 @@ def files(authority: Authority, tmp_path: Path) -> Files:
 
 def loaded(files: Files, *, client_ca: Path | None = None) -> LoadedTls:
     return load_server_tls(ServerTls(certificate=files.certificate, key=files.key, client_ca=client_ca))
+
+
+# --- files that can be used -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", ["server", "client"])
+def test_what_a_token_library_left_in_the_queue_of_openssl_is_no_fault_of_the_authorities(
+    files: Files, authority: Authority, tmp_path: Path, of: str
+) -> None:
+    name = ctypes.util.find_library("crypto")
+    if name is None or not hasattr(library := ctypes.CDLL(name), "ENGINE_by_id"):
+        pytest.skip("no shared library of OpenSSL that has engines")
+    path = tmp_path / "ca.pem"
+    path.write_bytes(authority.pem)
+    library.ENGINE_by_id(b"there is none")
+    if of == "server":
+        assert loaded(files, client_ca=path).ssl_context().verify_mode is ssl.CERT_REQUIRED
+    else:
+        assert ClientTls(ca=path).ssl_context().cert_store_stats()["x509_ca"] == 1
 
 
 # --- files that cannot be used ---------------------------------------------------------------------------------------
