@@ -11,7 +11,6 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any, cast
@@ -21,11 +20,11 @@ from uvicorn import Config
 from treehead.encoding import parse_decimal
 from treehead.errors import UnavailableError
 from treehead.httpconnection import HttpBounds, HttpConnection, HttpConnections, HttpCounts
+from treehead.turnstile import Turnstile
 
 __all__ = ["HttpBounds", "HttpCounts", "HttpServer"]
 
 _SWEEP_SECONDS = 1.0
-_BEGUN_PER_TURN = 2
 _MOMENT_SECONDS = 1.0
 """When the server stops: for the last of an answer to be taken; then, for a request to see that its caller is gone."""
 
@@ -35,7 +34,7 @@ class HttpServer:
 
     def __init__(self, application: Callable[..., Any], *, bounds: HttpBounds, drain_ms: int) -> None:
         config = Config(
-            _Turnstile(application),
+            Turnstile(application),
             http=HttpConnection,
             ws="none",
             loop="none",
@@ -135,38 +134,6 @@ class HttpServer:
 
     def _date(self) -> None:
         self._connections.state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
-
-
-class _Turnstile:
-    """An ASGI application of which only few requests begin in one turn of the event loop.
-
-    One turn reads what every connection has sent. Were all of it worked on at once, whatever else is served in the loop
-    would wait for a request of each connection, and not for a few.
-    """
-
-    def __init__(self, application: Callable[..., Any]) -> None:
-        self._application = application
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._is_turning = False
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        loop = asyncio.get_running_loop()
-        begun = loop.create_future()
-        self._waiting.append(begun)
-        if not self._is_turning:
-            self._is_turning = True
-            loop.call_soon(self._turn, loop)
-        await begun
-        await self._application(scope, receive, send)
-
-    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        for _ in range(min(_BEGUN_PER_TURN, len(self._waiting))):
-            begun = self._waiting.popleft()
-            if not begun.done():  # it was given up
-                begun.set_result(None)
-        self._is_turning = bool(self._waiting)
-        if self._is_turning:
-            loop.call_soon(self._turn, loop)
 
 
 class _Handshake(asyncio.Protocol):
