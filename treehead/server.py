@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
@@ -112,8 +113,8 @@ class _Reflection(reflection.aio.ReflectionServicer):
 class Server:
     """A gRPC server of one service with `grpc.health.v1` and reflection. For one event loop.
 
-    Add the servicer to `grpc`, then `start`; on `stop`, calls under way get `drain_ms` to end. What callers can make it
-    hold is bounded by `calls_max` requests of `message_bytes_max` under way at once.
+    `add` the servicer, then `start`; on `stop`, calls under way get `drain_ms` to end. What callers can make it hold is
+    bounded by `calls_max` requests of `message_bytes_max` under way at once.
     """
 
     def __init__(
@@ -127,6 +128,10 @@ class Server:
         names = (service_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names), self.grpc)  # type: ignore[no-untyped-call]
         _shorten_reports_of_grpc()
+
+    def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
+        """Have a servicer answer, by the generated function for it, such as `add_LogServicer_to_server`."""
+        add_to_server(servicer, _Registry(self.grpc))
 
     async def start(self, address: str, *, credentials: grpc.ServerCredentials | None = None) -> str:
         """Listen on HOST:PORT, over TLS if there are credentials; returns it with the port that port 0 became.
@@ -152,8 +157,46 @@ class Server:
         await self.grpc.stop(self._drain_ms / 1_000)
 
 
+class _Registry:
+    """A server, for the generated function that adds a servicer: what is no message gets an answer that says so.
+
+    gRPC alone ends such a call with UNKNOWN, and calls it a defect of the server.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """Nothing: the same handlers come by the other method, and count for more."""
+
+    def add_registered_method_handlers(self, service_name: str, handlers: Mapping[str, Any]) -> None:
+        """Add them all, each behind what reads its requests."""
+        self._server.add_registered_method_handlers(
+            service_name, {name: _with_messages_only(handler) for name, handler in handlers.items()}
+        )
+
+
+def _with_messages_only(handler: Any) -> Any:
+    """The handler, of a method that takes one message, which does not get what is none."""
+    kind = "unary_stream" if handler.response_streaming else "unary_unary"
+    answer = getattr(handler, kind)
+
+    def read(data: bytes) -> object:
+        try:
+            return handler.request_deserializer(data)
+        except DecodeError:
+            return None
+
+    async def answer_messages(request: object, context: Any) -> object:
+        if request is None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is no message that this method takes")
+        return await answer(request, context)
+
+    return handler._replace(request_deserializer=read, **{kind: answer_messages})
+
+
 def _shorten_reports_of_grpc() -> None:
-    """Have gRPC report in one line what it meets, such as a request that is no message, instead of with a traceback.
+    """Have gRPC report in one line what it meets, such as a request for health that is no message, not in a traceback.
 
     Our servicers report their own defects; nothing of theirs comes through gRPC's logger.
     """

@@ -178,7 +178,7 @@ async def running_log(config: ServeConfig) -> AsyncIterator[RunningLog]:
             storage=storage,
             calls=Calls(quotas=quotas, metrics=metrics, retry_ms=limits.retry_ms),
         )
-        log_pb2_grpc.add_LogServicer_to_server(service, server.grpc)
+        server.add(log_pb2_grpc.add_LogServicer_to_server, service)
         bodies = Bodies(bytes_max=limits.bodies_bytes_max, quotas=quotas)
         application = make_application(
             Answering(quotas=quotas, metrics=metrics, retry_ms=limits.retry_ms),

@@ -144,7 +144,7 @@ async def running_monitor(config: RunConfig) -> AsyncIterator[RunningMonitor]:
         service = MonitorService(
             driver, exchanges_max=limits.exchanges_max, exchanges_waiting_max=limits.exchanges_waiting_max
         )
-        monitor_pb2_grpc.add_MonitorServicer_to_server(service, server.grpc)
+        server.add(monitor_pb2_grpc.add_MonitorServicer_to_server, service)
         address = await server.start(config.grpc)
         stack.push_async_callback(server.stop)
         tasks = [driver.broken(), driver.gossip(interval_ms=config.interval_ms)]

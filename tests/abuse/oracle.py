@@ -25,8 +25,6 @@ _ADDRESS = re.compile("0x[0-9a-f]+")
 _DEFECT = "raceback"
 """Of the interpreter, or the member of a line that holds it."""
 
-_UNTOLD = "in _send_error_status_from_server"
-
 DEFECT_CHARS = 400
 SHOWN_CHARS_MAX = 4_000
 HEADS = 8
@@ -96,13 +94,6 @@ async def check_stopped(data: Path, journal: Path) -> None:
 
 
 def find_defects(journal: Path) -> list[str]:
-    """What a journal says of what was not foreseen: for each the end of its traceback.
-
-    Not that gRPC itself could not tell who has gone that what they sent is no message, which it prints as one.
-    """
+    """What a journal says of what was not foreseen: for each the end of its traceback."""
     lines = journal.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [
-        _ADDRESS.sub("0x…", line[-DEFECT_CHARS:])
-        for number, line in enumerate(lines)
-        if _DEFECT in line and not any(_UNTOLD in following for following in lines[number + 1 : number + 5])
-    ]
+    return [_ADDRESS.sub("0x…", line[-DEFECT_CHARS:]) for line in lines if _DEFECT in line]

@@ -113,13 +113,3 @@ def test_a_traceback_in_the_journal_is_a_defect_however_it_got_there(tmp_path: P
         '{"level": "ERROR", "traceback": "RuntimeError: at 0x…"}',
         "Traceback (most recent call last):",
     ]
-
-
-def test_what_grpc_could_not_tell_a_caller_who_has_gone_is_no_defect(tmp_path: Path) -> None:
-    journal = tmp_path / "journal"
-    printed = ("Traceback (most recent call last):", '  File "server", line 750, in _handle_exceptions')
-    untold = (*printed, '  File "common", line 185, in _send_error_status_from_server', "ExecuteBatchError: …")
-    journal.write_text("\n".join(untold), encoding="utf-8")
-    assert find_defects(journal) == []
-    journal.write_text("\n".join((*printed, "ExecuteBatchError: …")), encoding="utf-8")
-    assert find_defects(journal) == [printed[0]]

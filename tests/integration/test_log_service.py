@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -826,15 +827,13 @@ async def test_who_watches_health_does_not_hold_up_the_stop(tmp_path: Path) -> N
         assert await watch.read() is grpc.aio.EOF
 
 
-async def test_a_request_that_is_no_message_is_one_line_in_the_journal(
-    log: Log, caplog: pytest.LogCaptureFixture
-) -> None:
-    call: Any = log.channel.unary_unary("/treehead.v1.Log/AddEntry")
+async def test_what_grpc_itself_meets_is_one_line_in_the_journal(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    call: Any = log.channel.unary_unary("/grpc.health.v1.Health/Check")
     with pytest.raises(grpc.aio.AioRpcError):
         await call(b"\xff\xff\xff", timeout=DEADLINE_SECONDS)
     (record,) = [record for record in caplog.records if record.name.startswith("grpc")]
     assert record.levelname == "WARNING"
-    assert "/treehead.v1.Log/AddEntry" in record.getMessage()
+    assert "/grpc.health.v1.Health/Check" in record.getMessage()
     assert "\n" not in record.getMessage()
     assert record.exc_info is None
     await log.add(attestation_leaf())
@@ -884,6 +883,17 @@ async def test_a_defect_over_one_leaf_of_a_batch_fails_it_before_any_is_logged(
 
 
 # --- floods ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [method.name for method in log_pb2.DESCRIPTOR.services_by_name["Log"].methods])
+async def test_what_is_no_message_is_refused_as_that(log: Log, method: str, caplog: pytest.LogCaptureFixture) -> None:
+    is_stream = method in ("GetEntries", "WatchCheckpoints")
+    call: Any = (log.channel.unary_stream if is_stream else log.channel.unary_unary)(f"/treehead.v1.Log/{method}")
+    called = call(b"\x0a\xff", timeout=DEADLINE_SECONDS)
+    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "no message that this method takes"):
+        await (called.read() if is_stream else called)
+    assert await log.holds_nothing()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("size", [1_000, 50_000_000])

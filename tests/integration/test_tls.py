@@ -77,7 +77,7 @@ class OneLeafLog(LogServicer):
 async def one_leaf_log(credentials: grpc.ServerCredentials | None) -> AsyncIterator[str]:
     """HOST:PORT of such a log on our server."""
     server = Server(SERVICE, calls_max=8, drain_ms=1_000)
-    add_LogServicer_to_server(OneLeafLog(), server.grpc)  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+    server.add(add_LogServicer_to_server, OneLeafLog())  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
     address = await server.start("127.0.0.1:0", credentials=credentials)
     try:
         yield address
