@@ -16,8 +16,8 @@
     fail = "closed"                      # or "open": publish even without the quorum
 
     [publication]
-    interval_ms = 1000                   # at least 100
-    refresh_s = 600                      # how often the witnesses of an idle log are asked
+    interval_ms = 1000                   # 100 to 3600000
+    refresh_s = 600                      # 10 to 86400: how often the witnesses of an idle log are asked
 
 Paths are relative to the file's own folder. A key that is not known is refused: one that was meant to protect the log
 and is misspelt would otherwise protect nothing.

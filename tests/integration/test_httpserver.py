@@ -101,7 +101,7 @@ class Caller:
         async with asyncio.timeout(DEADLINE_SECONDS):
             try:
                 return await self.reader.read()
-            except ConnectionResetError:
+            except ConnectionError:
                 return b""
 
     async def drip(self, piece: bytes) -> None:
@@ -197,6 +197,7 @@ async def test_a_request_that_comes_byte_by_byte_has_no_more_time_than_another()
         slow.writer.write(b"GET / HTTP/1.1\r\nhost: ")
         await slow.drip(b"x")
         assert await slow.is_ended() == b""
+        assert (http.server.counts.overdue, http.server.counts.malformed) == (1, 0)
 
 
 async def test_a_connection_without_a_request_is_ended_after_its_time() -> None:

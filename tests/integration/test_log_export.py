@@ -87,10 +87,9 @@ async def shows(folder: Path, data: Path, size: int) -> None:
 
 async def has_files(folder: Path, count: int, *, unless_ended: asyncio.subprocess.Process) -> None:
     """Returns when there are so many files in a folder, or a process has ended."""
-    while True:
-        if unless_ended.returncode is not None or len(files_in(folder)) >= count:
-            return
-        await asyncio.sleep(0)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while unless_ended.returncode is None and len(files_in(folder)) < count:  # noqa: ASYNC110 -- it tells nobody
+            await asyncio.sleep(0.001)
 
 
 async def check_like_the_log(folder: Path, http: str) -> None:

@@ -16,10 +16,25 @@ from treehead.merkle import HASH_BYTES, hash_leaf
 from treehead.tile import TILE_WIDTH, RightEdge, TilePath, format_entry_bundle, format_tile_path
 from treehead_logserver.datadir import DataDirectory
 from treehead_logserver.highwater import HighWaterMark
+from treehead_logserver.progress import Progress
 
 BATCH = 5_000
 MANY = 66_000
 """Entries of a tree with a full tile of level 1."""
+
+
+class Steps(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.total: int | None = None
+        self.steps: list[int] = []
+
+    def begin(self, what: str, *, total: int | None = None) -> None:
+        self.total = total
+
+    def reach(self, done: int) -> None:
+        self.steps.append(done)
 
 
 async def published(path: Path, *sizes: int, seed: int = 1) -> DataDirectory:

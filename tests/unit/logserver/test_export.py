@@ -16,7 +16,7 @@ from tests.contracts.test_sqlite_storage import files_no_larger_than
 from tests.unit.library.specimens import LOG_KEY, ORIGIN, OTHER_LOG, OTHER_LOG_KEY
 from tests.unit.logserver.directory import flip_in_row, flipped, make, run_sql
 from tests.unit.logserver.parts import random_leaves
-from tests.unit.logserver.published import MANY, files_in, files_of, publish, published, set_note
+from tests.unit.logserver.published import MANY, Steps, files_in, files_of, publish, published, set_note
 from treehead.checkpoint import Checkpoint, sign_checkpoint
 from treehead.encoding import format_base64
 from treehead.errors import StorageError, UsageError
@@ -138,17 +138,6 @@ def test_the_line_about_an_export_counts(tmp_path: Path) -> None:
 
 
 def test_progress_reaches_what_there_is_to_do(directory: DataDirectory, to: Path) -> None:
-    class Steps(Progress):
-        def __init__(self) -> None:
-            self.total: int | None = None
-            self.steps: list[int] = []
-
-        def begin(self, what: str, *, total: int | None = None) -> None:
-            self.total = total
-
-        def reach(self, done: int) -> None:
-            self.steps.append(done)
-
     steps = Steps()
     export(directory, to, progress=steps)
     assert (steps.total, steps.steps) == (SIZE, [512, SIZE])

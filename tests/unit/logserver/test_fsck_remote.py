@@ -19,7 +19,7 @@ from tests.certificates import Authority
 from tests.unit.library.specimens import LOG_KEY, ORIGIN, OTHER_LOG, WITNESS_KEYS, private_key
 from tests.unit.logserver.directory import flipped
 from tests.unit.logserver.parts import random_leaves
-from tests.unit.logserver.published import MANY, Answer, FileServer, answer, files_of, in_turn
+from tests.unit.logserver.published import MANY, Answer, FileServer, Steps, answer, files_of, in_turn
 from treehead.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from treehead.encoding import format_base64
 from treehead.errors import UnavailableError, UsageError
@@ -414,28 +414,31 @@ async def test_what_is_encoded_without_having_been_asked_for_is_named() -> None:
         assert told(report) == [f"{path}: is encoded ({encoding}), which was not asked for"]
 
 
-async def test_a_length_that_cannot_be_is_named_before_anything_is_read() -> None:
+DEADLINE_SECONDS = 20
+LONGEST = [("tile/0/000", 8_192), ("tile/entries/000", 256 * 65_537), ("checkpoint", 524_288)]
+
+
+@pytest.mark.parametrize("field", [b"content-length: 99999999999", b"connection: close"])
+@pytest.mark.parametrize(("path", "bytes_max"), LONGEST)
+async def test_what_is_longer_than_it_may_be_is_read_no_further(path: str, bytes_max: int, field: bytes) -> None:
     async def never_ends(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 So\r\n" + field + b"\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(bytes(65_536))
+                await writer.drain()
+
+    assert told(await answered({path: never_ends})) == [f"{path}: has more than {bytes_max} bytes"]
+
+
+@pytest.mark.parametrize(("path", "bytes_max"), LONGEST)
+async def test_a_length_that_cannot_be_is_named_before_anything_is_read(path: str, bytes_max: int) -> None:
+    async def says_no_more(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 So\r\ncontent-length: 99999999999\r\n\r\n")
-        with contextlib.suppress(ConnectionError):
-            while True:
-                writer.write(bytes(65_536))
-                await writer.drain()
+        await asyncio.Event().wait()
 
-    for path, bytes_max in (("tile/0/000", 8_192), ("tile/entries/000", 256 * 65_537), ("checkpoint", 524_288)):
-        assert told(await answered({path: never_ends})) == [f"{path}: has more than {bytes_max} bytes"]
-
-
-async def test_a_body_that_never_ends_is_read_as_far_as_it_may_be_long() -> None:
-    async def never_ends(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 So\r\nconnection: close\r\n\r\n")
-        with contextlib.suppress(ConnectionError):
-            while True:
-                writer.write(bytes(65_536))
-                await writer.drain()
-
-    for path, bytes_max in (("tile/0/000", 8_192), ("tile/entries/000", 256 * 65_537), ("checkpoint", 524_288)):
-        assert told(await answered({path: never_ends})) == [f"{path}: has more than {bytes_max} bytes"]
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        assert told(await answered({path: says_no_more})) == [f"{path}: has more than {bytes_max} bytes"]
 
 
 @pytest.mark.parametrize("declared", ["10", "8191"])
@@ -616,17 +619,6 @@ async def test_no_more_findings_are_told_than_people_read(many: Files) -> None:
 
 
 async def test_progress_reaches_what_there_is_to_do() -> None:
-    class Steps(Progress):
-        def __init__(self) -> None:
-            self.total: int | None = None
-            self.steps: list[int] = []
-
-        def begin(self, what: str, *, total: int | None = None) -> None:
-            self.total = total
-
-        def reach(self, done: int) -> None:
-            self.steps.append(done)
-
     steps = Steps()
     async with FileServer(FILES).serving() as server:
         await check_url(server.url, vkey=LOG_KEY, tls=ClientTls(), progress=steps)
