@@ -194,7 +194,18 @@ class HttpConnection(HttpToolsProtocol):
             self.transport.abort()
 
     def _refuse(self, refusal: bytes) -> None:
-        """End the connection: with an answer if one is due now, and never in the middle or in place of another."""
+        """End the connection: with an answer if one is due now, and never in the middle or in place of another.
+
+        Requests that came as a whole before the one that is refused are answered first.
+        """
+        if self._answering is not None and not (self._place is _Place.BODY and self._answering is self.cycle):
+            self._is_last = True
+            if self._place is _Place.BODY:  # the request is known, and would wait for the rest of its body
+                self.pipeline.popleft()
+            self._place = _Place.BETWEEN
+            (self.pipeline[0][0] if self.pipeline else self._answering).keep_alive = False
+            self._wait_for_more()
+            return
         is_in_body = self._place is _Place.BODY
         if self._answering is None:
             is_due = not is_in_body  # there, the request was answered early

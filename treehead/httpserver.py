@@ -106,7 +106,8 @@ class HttpServer:
         state = self._connections.state
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._drain_ms / 1_000):
-                await _ended(state.tasks)
+                while state.tasks:  # the end of one may be the beginning of the next on its connection
+                    await _ended(state.tasks)
                 async with asyncio.timeout(_MOMENT_SECONDS):
                     await self._connections.none_left.wait()
         for connection in list(state.connections):

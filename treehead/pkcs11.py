@@ -162,6 +162,7 @@ class Pkcs11Key:
         self._pin = pin
         self._lock = threading.Lock()  # a session does one thing at a time
         self._ended: str | None = None
+        self._is_closed = False
 
     @property
     def public(self) -> PublicKey:
@@ -212,10 +213,10 @@ class Pkcs11Key:
 
     def close(self) -> None:
         """Log out, and forget the PIN; closing twice does nothing. Waits for a signature that is being made."""
-        closed = f"{self._uri}: the key was closed"
         with self._lock:
-            if self._ended != closed:
-                self._ended, self._pin = closed, None
+            if not self._is_closed:
+                self._is_closed = True
+                self._ended, self._pin = f"{self._uri}: the key was closed", None
                 _end(self._uri)
                 _ONE_AT_A_TIME.release()
 

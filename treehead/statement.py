@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from string import ascii_lowercase, ascii_uppercase
 
 from treehead.encoding import Fields, JsonValue, format_canonical_json, parse_hex, parse_json_object, parse_utf8
 from treehead.errors import MalformedError
@@ -41,6 +42,7 @@ PYPI = "pypi"
 _ECOSYSTEM = re.compile(r"[a-z][a-z0-9.-]*")
 _PROJECT = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _PROJECT_SEPARATORS = re.compile(r"[-_.]+")
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 _PURL_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_~:"
 _PURL_SPELLINGS = [chr(octet) if octet in _PURL_PLAIN else f"%{octet:02X}" for octet in range(256)]
 _PURL_OCTETS = {spelling: octet for octet, spelling in enumerate(_PURL_SPELLINGS)}
@@ -210,8 +212,11 @@ def _printable(fields: Fields, member: str) -> str:
 
 
 def normalise_project(name: str) -> str:
-    """A PyPI project's name in the spelling of which there is one a project (PEP 503)."""
-    return _PROJECT_SEPARATORS.sub("-", name).lower()
+    """A PyPI project's name in the spelling of which there is one a project (PEP 503).
+
+    Such a name is ASCII, and of what is none only that is folded: the rest differs between versions of Python.
+    """
+    return _PROJECT_SEPARATORS.sub("-", name).translate(_LOWER)
 
 
 def project_of(filename: str) -> str | None:

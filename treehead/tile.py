@@ -90,6 +90,16 @@ def tile_width(tile: TileId, *, size: int) -> int:
     return min(max(hashes - tile.number * TILE_WIDTH, 0), TILE_WIDTH)
 
 
+def tile_levels(size: int) -> int:
+    """How many levels of tiles, full or not, a tree of `size` has."""
+    return -(-size.bit_length() // TILE_HEIGHT)
+
+
+def tile_above(tile: TileId) -> TileId:
+    """The tile that has the top of this one among its hashes, once this one is full."""
+    return TileId(tile.level + 1, tile.number // TILE_WIDTH)
+
+
 def format_entry_bundle(entries: Sequence[bytes]) -> bytes:
     """Print 1 to 256 entries as an entry bundle, the exact inverse of `parse_entry_bundle`."""
     if not 0 < len(entries) <= TILE_WIDTH or any(len(entry) > ENTRY_BYTES_MAX for entry in entries):

@@ -268,7 +268,10 @@ def _trust(authorities: Authorities, context: ssl.SSLContext) -> None:
     except ssl.SSLError:
         # `ssl` takes for its own whatever error is in OpenSSL's queue of this thread, where a token's library may have
         # left one. To raise it has emptied the queue.
-        context.load_verify_locations(cadata=authorities.der)
+        try:
+            context.load_verify_locations(cadata=authorities.der)
+        except ssl.SSLError as exc:
+            raise UsageError(f"{AUTHORITIES_FLAG}: OpenSSL does not take these certificates: {exc.reason}") from exc
 
 
 def _show(files: IdentityFiles, context: ssl.SSLContext) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from treehead.v1.log_pb2_grpc import _ServicerContext as Context
 
 _LOG = logging.getLogger(__name__)
+_MISREAD = "the log cannot read its database; try again later"
 _REFUSALS = logging.getLogger(REFUSALS)
 
 _STREAMS = frozenset({"WatchCheckpoints", "GetEntries"})
@@ -101,7 +102,7 @@ class Calls:
             trailing = _when_to_retry(message, exc.retry_ms if isinstance(exc, QuotaError) else self._retry_ms)
         except StorageError as exc:
             _LOG.error("%s", exc)
-            code, message = grpc.StatusCode.UNAVAILABLE, "the log cannot read its database; try again later"
+            code, message = grpc.StatusCode.UNAVAILABLE, _MISREAD
         except TreeheadError as exc:
             code, message = status_of(exc), str(exc)
         except Exception:  # noqa: BLE001 -- it is logged, and the caller learns no more than that it happened
@@ -111,7 +112,8 @@ class Calls:
             self._count(method, "OK", began)
             return
         self._count(method, code.name, began)
-        _report(code, message)
+        if message is not _MISREAD:  # of which the journal has more already
+            _report(code, message)
         context.set_trailing_metadata((*trailing, (REQUEST_ID, str(REQUEST.get()))))
         await context.abort(code, message)
 

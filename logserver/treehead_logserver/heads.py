@@ -68,10 +68,11 @@ class Heads:
         self._newest = Head(size=head.size, checkpoint=checkpoint, edge=head.edge)
         self._wake()
 
-    async def change(self) -> None:
-        """Wait until the newest head is another one, or carries another note, or there will be no more."""
+    async def change(self) -> bool:
+        """Wait until the newest head is another one, or carries another note; False when there will be no more."""
         if not self._closed:
             await self._changed.wait()
+        return not self._closed
 
     async def after(self, size: int) -> Head | None:
         """Wait for a head larger than `size`; the newest then, or None when there will be no more."""

@@ -39,4 +39,6 @@ class Health:
             problems.append(f"nothing could be published for {state.withheld_s:.0f} s: {state.problem}")
         elif state.problem:
             warnings.append(state.problem)
+        if self._publisher.panel is not None:
+            warnings += [witness.alarm for witness in self._publisher.panel.states if witness.alarm]
         return Findings(problems=tuple(problems), warnings=tuple(warnings))

@@ -113,8 +113,8 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="what the operator decides: listeners, TLS, admission, rates, witnesses, publication (default: log.toml in "
-        "the directory, if it is there)",
+        help="what the operator decides: listeners, TLS, admission, rates, witnesses, publication (default: log.toml "
+        "in the directory, if it is there)",
     )
     serve.add_argument(
         "--grpc", metavar="HOST:PORT", help=f"where to listen for gRPC (default {GRPC_DEFAULT}; port 0: a free one)"

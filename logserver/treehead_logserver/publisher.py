@@ -148,6 +148,7 @@ class Publisher:
         head = self._heads.newest
         signatures = await self._gather(head)
         async with self._storing:
+            is_anew = self._published.size == head.size
             note = self._cosigned(head, signatures)
             problem = self._shortfall(note)
             if problem and not self._fail_open:
@@ -162,6 +163,10 @@ class Publisher:
                 self._report(f"the checkpoint of size {head.size} could not be stored, and the journal says why")
                 return "failed"
         self._behind_since = None
+        # The quorum that it was published with may be old by now, and readers go by the times.
+        if not problem and is_anew and (stale := self._shortfall(_merged(parse_note(head.checkpoint), signatures))):
+            self._report(f"the published checkpoint of size {head.size} was not cosigned anew: {stale}")
+            return "withheld"
         self._report(f"the checkpoint of size {head.size} is published all the same: {problem}" if problem else "")
         return "unwitnessed" if problem else "published"
 
@@ -196,8 +201,7 @@ class Publisher:
             async with asyncio.timeout(self._limits.witnessed_ms / 1_000):
                 head = await self._published.after(leaf_index)
                 while head is not None and not (self._fail_open or self._is_met(head)):
-                    await self._published.change()
-                    head = await self._published.after(leaf_index)
+                    head = await self._published.after(leaf_index) if await self._published.change() else None
         except TimeoutError:
             head = None
         if head is None:
@@ -277,7 +281,7 @@ def _merged(note: Note, signatures: Iterable[NoteSignature]) -> Note:
     lines = {(line.name, line.key_id): line for line in note.signatures}
     for line in signatures:
         there = lines.get((line.name, line.key_id))
-        # All that are added are cosignatures, which begin with their time: a witness's clock may have gone back.
+        # Cosignatures begin with their time: a witness's clock may have gone back. The log's own line is the same.
         if there is None or line.signature[:TIMESTAMP_BYTES] >= there.signature[:TIMESTAMP_BYTES]:
             lines[line.name, line.key_id] = line
     return Note(text=note.text, signatures=tuple(lines.values()))

@@ -13,7 +13,7 @@ from treehead.checkpoint import Checkpoint, open_checkpoint
 from treehead.errors import MalformedError, SignatureError, StorageError
 from treehead.keys import VerifierKey
 from treehead.merkle import assemble, hash_leaf, plan_root
-from treehead.tile import TILE_HEIGHT, TILE_WIDTH, ExpandedTile, RightEdge, TileId, TileReader, tiles_of
+from treehead.tile import TILE_HEIGHT, TILE_WIDTH, ExpandedTile, RightEdge, TileId, TileReader, tile_levels, tiles_of
 from treehead_logserver.freeze import Freeze, open_freeze, successor_in
 from treehead_logserver.heads import Head
 from treehead_logserver.storage.base import TreeState
@@ -130,7 +130,7 @@ def _grown(frozen: int, size: int) -> StorageError:
 async def _edge_at(storage: TreeReading, size: int) -> RightEdge:
     """The right edge that the tree had at a size; its leaves and tiles are read, and not held against a checkpoint."""
     partial = [await _leaf_hashes(storage, size)]
-    for level in range(1, -(-size.bit_length() // TILE_HEIGHT)):
+    for level in range(1, tile_levels(size)):
         partial.append(await _tile_roots(storage, level, size))
     return RightEdge.resume(size=size, partial=partial)
 

@@ -89,7 +89,7 @@ class AdmissionRules:
             UntrustedError: a rule refuses it; the message says which.
         """
         kind = entry.kind.partition("/")[0]
-        if kind not in self.kinds and OPAQUE not in self.kinds:
+        if kind not in self.kinds and not self.takes_unsigned:
             raise UnsupportedError(
                 f"rule admission.kinds: this log does not take {kind} (it takes {', '.join(sorted(self.kinds))})"
             )

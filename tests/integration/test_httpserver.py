@@ -43,7 +43,8 @@ def swept_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class Application:
     """Answers with what it was sent; `/large` with much; `/early` without having read the body; `/fields` with the
-    names of the fields; `/held` when `released`; `/deaf` never; `/gone` waits until it is `left` by its caller.
+    names of the fields; `/held` when `released`; `/slow` after a while; `/deaf` never; `/gone` waits until it is `left`
+    by its caller.
     """
 
     def __init__(self) -> None:
@@ -57,6 +58,8 @@ class Application:
                 body = LARGE
             case "/held":
                 await self.released.wait()
+            case "/slow":
+                await asyncio.sleep(0.3)
             case "/deaf":
                 await asyncio.Event().wait()
             case "/gone":
@@ -398,9 +401,21 @@ async def test_http_1_0_needs_no_host() -> None:
         assert (await (await http.call()).ask(b"GET / HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize("behind", [b"garbage", b"GET / HTTP/1.1\r\n\r\n", REQUEST * 9, CHUNKED % b"/" + b"x"])
+@pytest.mark.parametrize(
+    ("behind", "answered"),
+    [
+        (b"garbage", 1),
+        (b"GET / HTTP/1.1\r\n\r\n", 1),
+        (CHUNKED % b"/" + b"x", 1),
+        (REQUEST + b"garbage", 2),
+        (REQUEST + CHUNKED % b"/" + b"x", 2),
+        (REQUEST * 9, 9),
+    ],
+)
 @pytest.mark.parametrize("path", [b"/large", b"/held"])
-async def test_nothing_is_written_into_an_answer_or_in_place_of_it(path: bytes, behind: bytes) -> None:
+async def test_what_came_as_a_whole_is_answered_before_a_refusal_ends_the_connection(
+    path: bytes, behind: bytes, answered: int
+) -> None:
     async with running(PATIENT) as http:
         caller = await http.call(reads_ahead=1_024)
         caller.writer.write(GET % path)
@@ -409,8 +424,9 @@ async def test_nothing_is_written_into_an_answer_or_in_place_of_it(path: bytes, 
         await http.until(lambda server: server.counts.malformed)
         http.application.released.set()
         answer = await caller.is_ended()
-        assert answer.count(b"HTTP/1.1 ") == (path == b"/large")
-        assert len(answer) < len(LARGE)
+        assert answer.count(b"HTTP/1.1 200") == answer.count(b"HTTP/1.1 ") == answered
+        assert answer.count(LARGE) == (path == b"/large")
+        assert http.server.counts.malformed == 1
 
 
 async def test_a_malformed_body_is_answered_unless_the_request_was() -> None:
@@ -646,6 +662,17 @@ async def test_stopping_ends_who_is_idle_and_lets_requests_end() -> None:
         await stopping
         with pytest.raises(ConnectionError):
             await http.call()
+
+
+async def test_stopping_lets_requests_end_that_wait_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(httpserver, "_MOMENT_SECONDS", 0.05)
+    async with running(PATIENT, drain_ms=20_000) as http:
+        caller = await http.call()
+        caller.writer.write(POST % (b"/", 3) + b"abc" + GET % b"/slow")
+        await http.application.begun.wait()
+        stopping = asyncio.create_task(http.server.stop())
+        assert (await caller.is_ended()).count(b"HTTP/1.1 200") == 2
+        await stopping
 
 
 async def test_stopping_lets_answers_be_taken_to_their_end(tls: Contexts, loop: Any) -> None:

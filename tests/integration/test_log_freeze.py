@@ -68,7 +68,7 @@ async def test_every_face_refuses_entries_and_names_the_successor(frozen: LogPro
     async with httpx.AsyncClient(trust_env=False) as http:
         for path, content in (("/add", b"c"), ("/add", b"a"), ("/api/v2/log/entries", body(hashedrekord_request()))):
             response = await http.post(f"{frozen.http}{path}", content=content)
-            assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+            assert (response.status_code, response.headers["allow"]) == (405, "")
             assert format_vkey(SUCCESSOR) in response.text
     async with grpc.aio.insecure_channel(frozen.address, options=CHANNEL_OPTIONS) as channel:
         stub = LogStub(channel)

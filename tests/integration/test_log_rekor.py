@@ -154,7 +154,7 @@ async def test_a_frozen_log_says_so_whatever_is_sent(tmp_path: Path, path: str, 
         await freeze_log(opened, successor=SUCCESSOR)
     async with served(tmp_path / "log") as log:
         response = await log.http.post(path, content=content)
-        assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+        assert (response.status_code, response.headers["allow"]) == (405, "")
         assert SUCCESSOR.name in response.text
         face = "add" if path == "/add" else "rekor"
         refusals = f'treehead_log_submissions_total{{face="{face}",outcome="refused"}} 1.0'

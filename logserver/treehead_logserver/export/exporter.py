@@ -150,7 +150,7 @@ async def run_export(
     show_progress: Callable[[], AbstractContextManager[Progress]],
     announce: Callable[[Export], None],
 ) -> None:
-    """Export what is published, and if not `is_once` go on with what will be, until SIGTERM or SIGINT asks to stop.
+    """Export what is published, and if not `is_once` go on with what will be, until told to stop.
 
     `announce` is called with the first export.
 

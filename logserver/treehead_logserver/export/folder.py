@@ -42,6 +42,8 @@ class Folder:
         self._pool = pool
         self._partial: dict[Path, TileId] = {}
         """Where there are tiles that were not full when they were written, and which these are."""
+        self._durable: set[Path] = set()
+        """Folders whose names are durable; of those that were there already, nobody knows until they were synced."""
 
     @property
     def checkpoint(self) -> Path:
@@ -76,8 +78,10 @@ class Folder:
             changed = {above for folder in sorted(folders) for above in self._make(folder)}
             for _ in self._pool.map(lambda file: self._put_one(*file), named):
                 pass
-            for folder in folders | changed:
+            above = {parent for folder in folders - self._durable for parent in self._above(folder)}
+            for folder in folders | changed | above:
                 sync_directory(folder)
+            self._durable |= folders
         except OSError as exc:
             raise StorageError(f"cannot write {exc.filename or self.path}: {exc.strerror}") from exc
         for (tile, _), (path, _) in zip(files, named, strict=True):
@@ -136,6 +140,12 @@ class Folder:
                 raise _foreign(path) from exc
             path.chmod(_FOLDER_MODE)  # whatever the umask is
             yield path.parent
+
+    def _above(self, folder: Path) -> Iterator[Path]:
+        """The folders above one, down from ours."""
+        while folder != self.path:
+            folder = folder.parent
+            yield folder
 
     def _put_one(self, path: Path, data: bytes) -> None:
         """Have a file hold this, durably but for its name."""

@@ -26,6 +26,8 @@ from treehead.tile import (
     TilePath,
     TileReader,
     format_entry_bundle,
+    tile_above,
+    tile_levels,
     tiles_of,
 )
 from treehead_logserver.snapshot import Snapshot
@@ -83,7 +85,7 @@ def read_publication(snapshot: Snapshot, *, vkey: VerifierKey, known: bytes | No
         raise StorageError(f"the database has lost entry {first + len(newest)}")
     below = [
         snapshot.load_tiles([TileId(level - 1, number) for number in _unfilled(level, size)])
-        for level in range(1, -(-size.bit_length() // TILE_HEIGHT))
+        for level in range(1, tile_levels(size))
     ]
     tops = [[tile.rows[-1] for tile in tiles.values()] for tiles in below]
     edge = RightEdge.resume(size=size, partial=[[*map(hash_leaf, newest)], *tops])
@@ -160,13 +162,13 @@ class SignedTree:
         lacking = []
         while (known := self._known(tile)) is None:
             lacking.append(tile)
-            tile = _parent(tile)
+            tile = tile_above(tile)
         for tile in reversed(lacking):
             parent, known = known, snapshot.load_tiles([tile])[tile]
             _check_nodes(tile, known)
             at = tile.number % TILE_WIDTH * HASH_BYTES
             if parent.hashes[at : at + HASH_BYTES] != known.rows[-1]:
-                raise StorageError(f"{_name(tile)} is not what {_name(_parent(tile))} has for it")
+                raise StorageError(f"{_name(tile)} is not what {_name(tile_above(tile))} has for it")
             self._chain[tile.level] = tile, known
         return known
 
@@ -177,15 +179,11 @@ class SignedTree:
         return found
 
 
-def _parent(tile: TileId) -> TileId:
-    return TileId(tile.level + 1, tile.number // TILE_WIDTH)
-
-
 def _ending_with(number: int) -> Iterator[TileId]:
     """The tiles above whose last hash stands for this level-0 tile, or for one that ends with it."""
     tile = TileId(0, number)
     while tile.number % TILE_WIDTH == TILE_WIDTH - 1:
-        tile = _parent(tile)
+        tile = tile_above(tile)
         yield tile
 
 

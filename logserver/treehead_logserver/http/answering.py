@@ -46,7 +46,7 @@ class Answering:
     def by(
         self, handler: Handler, *, face: str, format_error: FormatError = format_text, is_charged: bool = True
     ) -> Handler:
-        """The handler, which now raises nothing, and is counted under the name of its face.
+        """The handler, which raises nothing now before its answer begins, and is counted under the name of its face.
 
         What operators look at is not charged to an address: it is needed most when there is a flood.
         """
@@ -82,6 +82,10 @@ class Answering:
         try:
             if is_charged:
                 self._quotas.charge_request(lambda: peer_of(request))
+            if (
+                b"%" in request.scope["raw_path"]
+            ):  # the router takes escapes as well, and by them one thing has many names
+                raise NotFoundError("there is nothing at this path, which has escapes")
             return await handler(request)
         except TreeheadError as exc:
             if isinstance(exc, QuotaError):

@@ -69,7 +69,7 @@ def headers_of(error: TreeheadError, *, retry_ms: int) -> Mapping[str, str]:
         wait_ms = error.retry_ms if isinstance(error, QuotaError) else retry_ms
         headers["retry-after"] = str(max(1, -(-wait_ms // 1_000)))
     if status == 405:
-        headers["allow"] = error.allow if isinstance(error, MethodError) else "GET, HEAD"
+        headers["allow"] = error.allow if isinstance(error, MethodError) else ""  # when frozen: there is none any more
     return headers
 
 

@@ -16,15 +16,13 @@ from treehead.errors import SignatureError, TreeheadError
 from treehead.keys import VerifierKey
 from treehead.note import parse_note
 from treehead_logserver.http.answering import peer_of
-from treehead_logserver.http.bodies import Bodies
+from treehead_logserver.http.bodies import SHORT_BODY_BYTES_MAX, Bodies
 from treehead_logserver.intake import Intake
 from treehead_logserver.prover import Prover
 from treehead_logserver.rekor.request import BODY_BYTES_MAX, CreateEntry, parse_create_entry
 from treehead_logserver.rekor.response import format_error, format_log_entry, log_id
 
 _JSON = "application/json"
-_LONG_BODY_BYTES = 65_536
-"""A longer body is parsed off the event loop."""
 _CODES = {400: 3, 413: 3, 415: 3, 403: 7, 404: 5, 405: 9, 429: 8, 500: 13, 503: 14}
 """The gRPC status that Rekor's gateway would have made each HTTP status of."""
 
@@ -63,7 +61,7 @@ class RekorFace:
 
 async def _read(request: Request, bodies: Bodies) -> CreateEntry:
     async with bodies.read(request, bytes_max=BODY_BYTES_MAX, what="request") as body:
-        if len(body) > _LONG_BODY_BYTES:
+        if len(body) > SHORT_BODY_BYTES_MAX:  # off the event loop
             return await asyncio.to_thread(parse_create_entry, body)
         return parse_create_entry(body)
 

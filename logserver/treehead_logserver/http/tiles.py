@@ -59,10 +59,11 @@ class TilesFace:
         """GET <prefix>tile/…, of hashes or entries."""
         head = self._published.newest
         try:
-            # As it was sent: the router takes escapes as well, by which a cache would keep a tile under many names.
-            path = parse_tile_path(request.scope["raw_path"].decode("latin-1").removeprefix(prefix))
+            path = parse_tile_path(request.scope["path"].removeprefix(prefix))
         except MalformedError as exc:
             raise NotFoundError("this is not the path of a tile") from exc
+        if request.scope["query_string"]:  # by which a cache would keep it under many names
+            raise NotFoundError("this is the path of a tile, and there is nothing to ask of it (leave out the query)")
         tile = TileId(path.level or 0, path.number)
         if not await self._exists(tile, path.width, head):
             raise NotFoundError("the published checkpoint has no such tile")

@@ -21,7 +21,6 @@ import contextlib
 import logging
 import sqlite3
 from pathlib import Path
-from typing import cast
 
 from treehead.errors import MalformedError, StorageError, TreeheadError
 from treehead.sqlite import Schema, read_version
@@ -127,7 +126,7 @@ def read_unmarked_checkpoint(path: Path) -> bytes | None:
             row = connection.execute("select checkpoint from tree").fetchone()
     except sqlite3.Error as exc:
         raise StorageError(f"cannot open the database {path}: {exc}") from exc
-    return None if row is None else cast("bytes", row[0])
+    return None if row is None else stored_bytes(row[0], what="the checkpoint of the tree state")
 
 
 SCHEMA = Schema(

@@ -8,7 +8,7 @@ or the witness is wrong. Which of them it is cannot be told from here, so a pers
 from __future__ import annotations
 
 from treehead.display import printable, printable_name
-from treehead.errors import MalformedError, TreeheadError, UnavailableError
+from treehead.errors import MalformedError, TreeheadError
 from treehead.keys import VerifierKey
 from treehead.note import Note, NoteSignature
 from treehead.witness import SIZE_CONTENT_TYPE, parse_cosignatures, parse_size_body, verify_cosignatures
@@ -30,7 +30,7 @@ _REDIRECTS = "redirects elsewhere, which is not followed: put the URL of today i
 _NO_WITNESS = "answers as no witness does: see whether the URL in the policy is right"
 
 
-class NoCosignatureError(UnavailableError):
+class NoCosignatureError(TreeheadError):
     """The witness did not cosign; the message is what one says after its name.
 
     Attributes:

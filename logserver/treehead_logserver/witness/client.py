@@ -111,7 +111,7 @@ class WitnessClient:
         except NoCosignatureError as exc:
             self._failed(exc)
         except TimeoutError:
-            self._failed(NoCosignatureError(f"does not answer within {self._timeout_ms} ms", kind="timeout"))
+            self._failed(NoCosignatureError(f"has not cosigned within {self._timeout_ms} ms", kind="timeout"))
         else:
             self._cosigned(size, timestamp)
             return line

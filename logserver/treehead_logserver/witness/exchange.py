@@ -14,11 +14,12 @@ from treehead.display import printable, printable_name
 from treehead.errors import UnavailableError, UsageError
 from treehead.policy import POLICY_ITEMS_MAX
 from treehead.tls import ClientTls
+from treehead.witness import COSIGNATURES_BYTES_MAX
 
 if TYPE_CHECKING:
     import httpx
 
-ANSWER_BYTES_MAX = 65_536
+ANSWER_BYTES_MAX = COSIGNATURES_BYTES_MAX
 KEPT_OPEN_SECONDS = 4
 """How long a connection waits for the next request: less than it takes common servers to close it, for a request that
 meets their closing fails."""

@@ -167,3 +167,5 @@ def test_the_rules_of_a_type_are_those_of_the_reference(type_: str) -> None:
 
 def test_letters_beyond_ascii_keep_their_case() -> None:
     assert str(PackageUrl(type="github", name="Ä/Öb").canonical()) == "pkg:github/%C3%84/%C3%96b"
+    # The reference folds all of Unicode for this type: the Kelvin sign would be a k, and a name become longer.
+    assert str(PackageUrl(type="pypi", name="\u212aeras.İ_X").canonical()) == "pkg:pypi/%E2%84%AAeras-%C4%B0-x"

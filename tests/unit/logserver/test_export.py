@@ -350,6 +350,18 @@ def test_a_checkpoint_is_shown_when_all_that_it_implies_is_durable(
     assert len([path for path in shown[0] if path.is_file()]) == len(files_of(random_leaves(MANY, seed=1))) - 1
 
 
+def test_an_export_that_follows_one_that_was_killed_syncs_the_names_that_it_finds(
+    large: DataDirectory, to: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (to / "tile" / "0" / "x000").mkdir(parents=True)
+    synced: set[Path] = set()
+    monkeypatch.setattr(folder_module, "sync_directory", synced.add)
+    export(large, to)
+    folders = {path.parent for path in to.rglob("*") if path.name[0] != "."}
+    assert to in folders
+    assert folders <= synced
+
+
 def test_a_full_disk_leaves_what_was_shown(templates: Path, directory: DataDirectory, to: Path) -> None:
     with files_no_larger_than(4_096), pytest.raises(StorageError, match=f"cannot write {to}.*: File too large"):
         export(directory, to)

@@ -414,6 +414,22 @@ async def test_what_is_encoded_without_having_been_asked_for_is_named() -> None:
         assert told(report) == [f"{path}: is encoded ({encoding}), which was not asked for"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "encoding"),
+    [
+        ("tile/0/000", FILES["tile/0/000"][:-1], None),
+        ("tile/entries/000", gzip.compress(FILES["tile/entries/000"])[:-9], "gzip"),
+    ],
+)
+async def test_an_answer_that_may_have_been_cut_off_is_no_finding(path: str, body: bytes, encoding: str | None) -> None:
+    cut = answer(200, body, content_length=None, connection="close", content_encoding=encoding)
+    report = await answered({path: in_turn(cut, answer(200, FILES[path]))})
+    assert (report.findings, report.unchecked) == ((), None)
+    report = await answered({path: cut}, bounds=IMPATIENT)
+    assert report.findings == ()
+    assert str(report.unchecked).startswith(f"{path} could not be checked: the connection may have ended early")
+
+
 DEADLINE_SECONDS = 20
 LONGEST = [("tile/0/000", 8_192), ("tile/entries/000", 256 * 65_537), ("checkpoint", 524_288)]
 

@@ -21,6 +21,7 @@ from treehead_logserver.health import Health
 from treehead_logserver.metrics import Metrics
 from treehead_logserver.publisher import Publisher
 from treehead_logserver.storage.base import Publishing, Storage
+from treehead_logserver.witness.answer import NoCosignatureError
 from treehead_logserver.witness.client import WitnessClient
 from treehead_logserver.witness.exchange import witness_transport
 from treehead_logserver.witness.panel import Panel
@@ -245,6 +246,19 @@ async def test_a_quorum_that_is_not_met_is_a_problem_that_names_the_witness(tmp_
             (problem,) = await log.becomes(is_unwell)
             assert "is not published" in problem
             assert "witness w1" in problem
+        await panel.close()
+
+
+async def test_an_alarm_of_a_witness_is_a_warning(tmp_path: Path) -> None:
+    policy = parse_policy(f"witness w1 {format_vkey(WITNESS_KEYS['w1'])} {NOBODY}\nquorum none\n".encode())
+    async with witness_transport(SystemTls()) as transport:
+        (witness,) = policy.witnesses
+        client = WitnessClient(witness, transport=transport, timeout_ms=LONG_MS, log_size=lambda: 0, now=lambda: NOW)
+        panel = Panel([client], policy=policy, log=LOG_KEY, grace_ms=0)
+        async with patient(tmp_path, panel=panel) as log:
+            client._failed(NoCosignatureError("holds another tree", kind="fork", is_alarm=True))
+            assert "witness w1 holds another tree" in log.health.look().warnings
+            assert log.health.look().problems == ()
         await panel.close()
 
 

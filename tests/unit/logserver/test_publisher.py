@@ -214,6 +214,35 @@ async def test_a_witnessed_proof_waits_for_the_quorum_though_the_checkpoint_was_
         assert (await log.publisher.published_with(0)).size == 1
 
 
+async def test_who_waits_for_the_quorum_of_what_is_shown_is_told_when_the_log_stops(tmp_path: Path) -> None:
+    async with publication(tmp_path, fail_open=True) as log:
+        log.panel.willing = ()
+        await log.parts.submit(b"a")
+        await log.shown(1)
+        log.publisher._fail_open = False  # as after a restart with another log.toml
+        waiting = asyncio.create_task(log.publisher.published_with(0))
+        await asyncio.sleep(0)
+        log.published.close()
+        for submission in (waiting, log.publisher.published_with(0)):
+            with pytest.raises(UnavailableError, match="entry 0 is logged and not witnessed yet"):
+                await asyncio.wait_for(submission, DEADLINE_SECONDS)
+
+
+async def test_a_quorum_of_old_cosignatures_does_not_hide_that_nobody_renews_them(tmp_path: Path) -> None:
+    async with publication(tmp_path, refresh_s=0) as log:
+        await log.shown(0)
+        log.panel.willing = ("w1",)
+        log.panel.time = NOW + 600
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while "size 0 was not cosigned anew" not in log.publisher.state.problem:
+                await log.panel.is_asked_again()
+            assert log.publisher.state.withheld_s >= 0
+            assert cosigners(parse_note(log.published.newest.checkpoint))["w2"] == NOW
+            log.panel.willing = ("w1", "w2")
+            while log.publisher.state.problem:
+                await log.panel.is_asked_again()
+
+
 async def test_what_cannot_be_stored_is_not_shown_and_its_reason_is_for_the_operator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -270,6 +270,12 @@ def test_a_rule_about_who_keeps_out_what_nobody_signed(more: str, rule: str) -> 
         closed.check_unsigned("not JSON")
 
 
+def test_a_log_of_any_bytes_that_asks_who_takes_no_kinds_but_those_it_names() -> None:
+    closed = rules(f'[admission]\nkinds = ["attestation", "opaque"]\nsigners = ["{ACME}"]')
+    with pytest.raises(UnsupportedError, match=r"^rule admission\.kinds: this log does not take hashedrekord"):
+        closed.check(parse_entry(hashedrekord_leaf()))
+
+
 def test_an_open_log_of_any_bytes_takes_them_and_all_signed_kinds() -> None:
     opaque = rules('[admission]\nkinds = ["opaque"]\nunowned = "accept"')
     assert opaque.takes_unsigned

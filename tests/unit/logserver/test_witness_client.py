@@ -345,7 +345,7 @@ async def test_a_redirect_is_not_followed() -> None:
 async def test_a_witness_that_comes_to_no_end_has_a_deadline(misbehave: str) -> None:
     async with desk(misbehave=misbehave, timeout_ms=50) as at:
         assert not await at.cosign()
-        assert at.client.state.problem == "witness w1 does not answer within 50 ms"
+        assert at.client.state.problem == "witness w1 has not cosigned within 50 ms"
         assert at.client.state.alarm == ""
 
 

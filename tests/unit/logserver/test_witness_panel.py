@@ -169,7 +169,7 @@ async def test_without_the_quorum_everybody_is_waited_for_up_to_their_deadline()
         at.servers[0].misbehave = "hang"
         at.servers[1].misbehave = "refuse:503"
         assert await at.collect() == [W3]
-        problems = ["witness w1 does not answer within 50 ms", at.panel.states[1].problem]
+        problems = ["witness w1 has not cosigned within 50 ms", at.panel.states[1].problem]
         assert at.panel.problem == "; ".join(problems)
 
 

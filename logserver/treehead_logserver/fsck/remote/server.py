@@ -17,9 +17,10 @@ import asyncio
 import os
 import ssl
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import httpx
 
@@ -62,6 +63,9 @@ class Defect(NamedTuple):
 
     what: str
     is_missing: bool = False
+
+
+_CUT = "the connection may have ended early: the answer does not say how long it is"
 
 
 class _RetryError(Exception):
@@ -165,23 +169,27 @@ def _check_status(path: str, response: httpx.Response) -> None:
 
 async def _read(response: httpx.Response, *, bytes_max: int, length: int | None, may_be_gzip: bool) -> bytes | Defect:
     encoding = response.headers.get("content-encoding", "identity").lower()
-    pieces: AsyncIterator[bytes] = response.aiter_raw()
+    is_delimited = not {"content-length", "transfer-encoding"}.isdisjoint(response.headers)
+    pieces = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
     body = bytearray()
     try:
         if encoding == "identity":
             defect = _misfit(_declared(response), bytes_max, length)
         elif encoding == "gzip" and may_be_gzip:
-            defect, pieces = None, _decompressed(pieces, bytes_max)
+            defect, pieces = None, _decompressed(pieces, bytes_max, is_delimited=is_delimited)
         else:
             defect = Defect(f"is encoded ({printable_name(encoding)}), which was not asked for")
         if defect is not None:
             return defect
-        async for piece in pieces:
-            body += piece
-            if len(body) > bytes_max:
-                break
+        async with aclosing(pieces):
+            async for piece in pieces:
+                body += piece
+                if len(body) > bytes_max:
+                    break
     except MalformedError as exc:
         return Defect(str(exc))
+    if length is not None and len(body) < length and not is_delimited:
+        raise _RetryError(_CUT)
     return _misfit(len(body), bytes_max, length) or bytes(body)
 
 
@@ -200,7 +208,9 @@ def _misfit(size: int | None, bytes_max: int, length: int | None) -> Defect | No
     return Defect(f"has {size} bytes, and must have {length}") if length not in (None, size) else None
 
 
-async def _decompressed(pieces: AsyncIterator[bytes], bytes_max: int) -> AsyncIterator[bytes]:
+async def _decompressed(
+    pieces: AsyncGenerator[bytes, None], bytes_max: int, *, is_delimited: bool
+) -> AsyncGenerator[bytes, None]:
     """What is compressed in the pieces, of which the caller takes no more than it wants.
 
     Raises:
@@ -208,17 +218,20 @@ async def _decompressed(pieces: AsyncIterator[bytes], bytes_max: int) -> AsyncIt
     """
     decompressor = zlib.decompressobj(_GZIP_WBITS)
     size = 0
-    async for piece in pieces:
-        size += len(piece)
-        if size > bytes_max + _GZIP_SLACK_BYTES:
-            raise MalformedError(f"has more than {bytes_max + _GZIP_SLACK_BYTES} bytes of gzip")
-        while piece:
-            if decompressor.eof:
-                raise MalformedError("has bytes after its gzip stream")
-            try:
-                yield decompressor.decompress(piece, bytes_max + 1)
-            except zlib.error as exc:
-                raise MalformedError(f"is not gzip, which it says it is: {exc}") from exc
-            piece = decompressor.unconsumed_tail or decompressor.unused_data
+    async with aclosing(pieces):
+        async for piece in pieces:
+            size += len(piece)
+            if size > bytes_max + _GZIP_SLACK_BYTES:
+                raise MalformedError(f"has more than {bytes_max + _GZIP_SLACK_BYTES} bytes of gzip")
+            while piece:
+                if decompressor.eof:
+                    raise MalformedError("has bytes after its gzip stream")
+                try:
+                    yield decompressor.decompress(piece, bytes_max + 1)
+                except zlib.error as exc:
+                    raise MalformedError(f"is not gzip, which it says it is: {exc}") from exc
+                piece = decompressor.unconsumed_tail or decompressor.unused_data
+    if not decompressor.eof and not is_delimited:
+        raise _RetryError(_CUT)
     if not decompressor.eof:
         raise MalformedError("ends in the middle of its gzip stream")

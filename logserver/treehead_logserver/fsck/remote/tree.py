@@ -20,6 +20,8 @@ from treehead.tile import (
     TileId,
     TilePath,
     format_tile_path,
+    tile_above,
+    tile_levels,
     tile_width,
 )
 from treehead_logserver.fsck.findings import Findings
@@ -30,7 +32,7 @@ _UNKNOWN = bytes(HASH_BYTES)
 
 def edge_of(size: int) -> Sequence[TilePath]:
     """The tiles that are not full in a tree of `size`, uppermost first."""
-    tiles = [TileId(level, size >> (TILE_HEIGHT * (level + 1))) for level in reversed(range(_levels(size)))]
+    tiles = [TileId(level, size >> (TILE_HEIGHT * (level + 1))) for level in reversed(range(tile_levels(size)))]
     widths = [tile_width(tile, size=size) for tile in tiles]
     return [TilePath(*tile, width) for tile, width in zip(tiles, widths, strict=True) if width]
 
@@ -39,7 +41,7 @@ def resources_of(size: int) -> Iterator[TilePath]:
     """What there is but the edge, each tile before those below it, and each bundle after its tile."""
     for number in range(size // TILE_WIDTH):
         tile, beginning = TileId(0, number), []
-        while not tile.number % TILE_WIDTH and tile_width(tile := _parent(tile), size=size) == TILE_WIDTH:
+        while not tile.number % TILE_WIDTH and tile_width(tile := tile_above(tile), size=size) == TILE_WIDTH:
             beginning.append(tile)
         yield from [TilePath(*above, TILE_WIDTH) for above in reversed(beginning)]
         yield TilePath(0, number, TILE_WIDTH)
@@ -70,7 +72,7 @@ class ServedTree:
         self._next = 0
         self._served: dict[int, tuple[TileId, _Served]] = {}
         """Of each level the full tile that was served last."""
-        self._rows = [bytearray() for _ in range(_levels(size))]
+        self._rows = [bytearray() for _ in range(tile_levels(size))]
         """Of each level above 0 the hashes that its tile has so far, as everything below gives them."""
         self._gaps: set[int] = set()
         """The levels of rows in which a hash is not known."""
@@ -83,7 +85,7 @@ class ServedTree:
         """A full tile is served."""
         top, claim = _top(hashes), self._signed_claim(tile)
         if claim is not None and top != claim:
-            self._findings.add(self._name(tile), f"does not hash to what {self._name(_parent(tile))} has for it")
+            self._findings.add(self._name(tile), f"does not hash to what {self._name(tile_above(tile))} has for it")
         else:
             self._served[tile.level] = tile, _Served(hashes=hashes, top=top, is_signed=claim is not None)
 
@@ -103,7 +105,7 @@ class ServedTree:
                 self._gaps.add(level)
             if len(row) < TILE_BYTES:
                 break
-            tile = _parent(tile)
+            tile = tile_above(tile)
             top = self._settled(tile, self._below(level))
             self._gaps.discard(level)
             row.clear()
@@ -154,7 +156,9 @@ class ServedTree:
             return top
         if top not in (None, claim) and not self._is_in_doubt:
             where = self._name(tile) if tile.level else self._name_of_bundle(tile)
-            self._findings.add(where, f"{_parts_of(tile)} do not hash to what {self._name(_parent(tile))} has for them")
+            self._findings.add(
+                where, f"{_parts_of(tile)} do not hash to what {self._name(tile_above(tile))} has for them"
+            )
         self._is_in_doubt = False
         return claim
 
@@ -172,7 +176,7 @@ class ServedTree:
 
     def _signed_claim(self, tile: TileId) -> bytes | None:
         """What a full tile has to hash to by the tile above it, if that leads to the signed root."""
-        parent = _parent(tile)
+        parent = tile_above(tile)
         at = tile.number % TILE_WIDTH * HASH_BYTES
         if parent in self._edge:
             hashes = self._edge[parent] if self._edge_is_signed else None
@@ -182,7 +186,7 @@ class ServedTree:
 
     def _root_of(self, edge: Mapping[TileId, bytes | None]) -> bytes | None:
         """The root of the tree whose unfilled tiles are these; None if one of them is not there."""
-        partial: list[Sequence[bytes]] = [()] * _levels(self._size)
+        partial: list[Sequence[bytes]] = [()] * tile_levels(self._size)
         for tile, hashes in edge.items():
             if hashes is None:
                 return None
@@ -194,15 +198,6 @@ class ServedTree:
 
     def _name_of_bundle(self, tile: TileId) -> str:
         return format_tile_path(TilePath(None, tile.number, tile_width(tile, size=self._size)))
-
-
-def _levels(size: int) -> int:
-    """How many levels of tiles there are."""
-    return -(-size.bit_length() // TILE_HEIGHT)
-
-
-def _parent(tile: TileId) -> TileId:
-    return TileId(tile.level + 1, tile.number // TILE_WIDTH)
 
 
 def _top(hashes: bytes) -> bytes:
